@@ -1,0 +1,2 @@
+"""aminoglot speaks protein."""
+__version__ = "0.1.0"

@@ -1,0 +1,66 @@
+"""Getting a model's files to this machine: what is here already, and the Hugging Face hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from aminoglot.checkpoints import huggingface
+from aminoglot.checkpoints.registry import Known
+from aminoglot.errors import ModelError
+
+
+def cached(repository: str, revision: str | None = None) -> Path | None:
+    """The complete local copy of a hub repository, or None. Asks no network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(repository, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError):
+        return None
+    try:
+        huggingface.weight_files(folder)
+    except ModelError:
+        return None
+    return folder if huggingface.is_folder(folder) else None
+
+
+def torch_hub(known: Known) -> Path | None:
+    """The file that fair-esm downloaded earlier, or None."""
+    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "torch"
+    path = Path(home) / "hub" / "checkpoints" / f"{known.fair_esm}.pt"
+    return path if path.is_file() else None
+
+
+def download(repository: str, revision: str | None = None) -> Path:
+    """Fetch a repository's config and weights, or find them in the cache.
+
+    Raises:
+        ModelError: when the hub cannot be reached or has no such model: what to fetch, and where to put it.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    try:
+        files = HfApi().list_repo_files(repository, revision=revision)
+        kind = "safetensors" if any(file.endswith(".safetensors") for file in files) else "bin"
+        wanted = ["config.json", f"*.{kind}", f"*.{kind}.index.json"]
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
+    except GatedRepoError as error:
+        raise ModelError(f"{repository}: the hub asks you to accept its terms first; log in with `hf auth login`") from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(f"{repository}: no such model on the Hugging Face hub") from error
+    except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
+        raise ModelError(_offline(repository, error)) from error
+
+
+def _offline(repository: str, error: Exception) -> str:
+    folder = repository.split("/")[-1]
+    return (
+        f"{repository} is not on this machine, or only half of it, and the Hugging Face hub cannot be reached "
+        f"({type(error).__name__}).\n"
+        f"Where there is a network, run:   hf download {repository} --local-dir {folder}\n"
+        f"It needs config.json and the weights (model.safetensors, or all its parts). Copy the folder here, then use "
+        f"--model ./{folder}"
+    )

@@ -1,0 +1,113 @@
+"""What a user calls a model, made a checkpoint; and checkpoints written in other formats."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from aminoglot.checkpoints import fair_esm, hub, huggingface, registry
+from aminoglot.checkpoints.checkpoint import Checkpoint
+from aminoglot.checkpoints.untrained import untrained
+from aminoglot.errors import ModelError, OutputError
+from aminoglot.models.esm2 import SIZES
+
+Format = Literal["huggingface", "fair-esm"]
+_RANDOM = "random:"
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+
+
+def choices() -> str:
+    """The names a user may type, for messages."""
+    return (
+        f"{', '.join(registry.KNOWN)}; a Hugging Face id such as facebook/esm2_t33_650M_UR50D; a folder or a .pt file; "
+        f"or random:NAME for untrained weights"
+    )
+
+
+def resolve(model: str) -> Checkpoint:
+    """Find and read a model.
+
+    Args:
+        model: a known name, a Hugging Face id (``owner/name`` or ``owner/name@revision``), a folder in Hugging Face's
+            layout, a fair-esm ``.pt``, or ``random:NAME``.
+
+    Raises:
+        ModelError: when there is no such model, or it is not on this machine and cannot be fetched.
+    """
+    if model.startswith(_RANDOM):
+        name = model.removeprefix(_RANDOM)
+        if name not in SIZES:
+            raise ModelError(f"{model}: no such size; there are {', '.join(_RANDOM + size for size in SIZES)}")
+        return untrained(name)
+    known = registry.find(model)
+    if known is not None:
+        return _known(known)
+    path = Path(model).expanduser()
+    if path.exists():
+        return _path(path, model)
+    if _REPOSITORY.fullmatch(model) and path.suffix != ".pt":
+        repository, _, revision = model.partition("@")
+        folder = hub.cached(repository, revision or None) or hub.download(repository, revision or None)
+        return huggingface.read(folder, model)
+    near = difflib.get_close_matches(model, registry.KNOWN, 1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise ModelError(f"{model}: no such model or path.{hint}\nChoose from {choices()}")
+
+
+def _known(known: registry.Known) -> Checkpoint:
+    folder = hub.cached(known.repository)
+    if folder is not None:
+        return huggingface.read(folder, known.name)
+    file = hub.torch_hub(known)
+    if file is not None:
+        return fair_esm.read(file, known.name)
+    return huggingface.read(hub.download(known.repository), known.name)
+
+
+def _path(path: Path, name: str) -> Checkpoint:
+    if path.is_dir():
+        if not huggingface.is_folder(path):
+            raise ModelError(f"{path}: no config.json in this folder; expected a model in Hugging Face's layout")
+        return huggingface.read(path, name)
+    if path.suffix == ".safetensors":
+        if huggingface.is_folder(path.parent):
+            return huggingface.read(path.parent, name)
+        raise ModelError(f"{path}: config.json must lie beside it; then name the folder")
+    if path.suffix in (".pt", ".pth"):
+        return fair_esm.read(path, name)
+    raise ModelError(f"{path}: not a format aminoglot reads (a Hugging Face folder, or a fair-esm .pt)")
+
+
+def convert(source: str, destination: Path, to: Format) -> Checkpoint:
+    """Write a model in another format, whole or not at all.
+
+    Args:
+        source: anything :func:`resolve` takes.
+        destination: a folder that does not exist yet (``huggingface``) or a ``.pt`` file (``fair-esm``).
+        to: the format.
+
+    Raises:
+        OutputError: when the destination exists or cannot be written.
+    """
+    if destination.exists():
+        raise OutputError(f"{destination}: exists already; name a new place")
+    checkpoint = resolve(source)
+    temporary = destination.with_name(f".{destination.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        if to == "huggingface":
+            huggingface.write(checkpoint, temporary)
+            temporary.rename(destination)
+        else:
+            fair_esm.write(checkpoint, temporary / destination.name)
+            for file in sorted(temporary.iterdir(), reverse=True):
+                file.rename(destination.with_name(file.name))
+    except OSError as error:
+        raise OutputError(f"{destination}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return checkpoint

@@ -1,0 +1,182 @@
+"""From packed results to arrays: special tokens stripped, residues pooled, windows put together.
+
+Shapes: N proteins, R embedded residues of all of them end to end, C layers, D hidden, S tokens of one piece.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aminoglot.engine.forward import Compute, Forward, Outcome
+from aminoglot.engine.pieces import Piece, pieces
+from aminoglot.engine.settings import Pool, Request
+
+OUT_OF_MEMORY = "not enough memory for this protein, even alone in a batch"
+NOT_FINITE = "the network's output is not finite"
+
+
+@dataclass
+class Embedded:
+    """Embeddings of N proteins, in the order given.
+
+    Attributes:
+        protein: float32 [N, C, D], or None where only residues were asked for.
+        residue: float32 [R, C, D], or None where only proteins were.
+        rows: how many residues of each protein were embedded, int64 [N].
+        failed: why a protein has no result; its rows are zeros.
+    """
+
+    protein: NDArray[np.float32] | None
+    residue: NDArray[np.float32] | None
+    rows: NDArray[np.int64]
+    failed: dict[int, str] = field(default_factory=dict)
+
+    def residues_of(self, index: int) -> NDArray[np.float32]:
+        """One protein's residues, [C, rows, D]."""
+        assert self.residue is not None
+        start = int(self.rows[:index].sum())
+        return self.residue[start : start + int(self.rows[index])].swapaxes(0, 1)
+
+
+def embed(
+    forward: Forward,
+    texts: Sequence[bytes],
+    request: Request,
+    shape: tuple[int, int],
+    compute: Compute,
+    done: Callable[[int], None] = lambda _: None,
+) -> Embedded:
+    """Embed proteins.
+
+    Args:
+        forward: the network's runner.
+        texts: residues of each protein; sorted by length they compute fastest.
+        request: what is wanted; its layers are what ``compute`` returns.
+        shape: C and D.
+        compute: the network's function of a batch, float32 [C, T, D].
+        done: told after each batch how many residues it held.
+    """
+    return _Collector(forward, texts, request, shape, compute, done).run()
+
+
+class _Collector:
+    def __init__(
+        self,
+        forward: Forward,
+        texts: Sequence[bytes],
+        request: Request,
+        shape: tuple[int, int],
+        compute: Compute,
+        done: Callable[[int], None],
+    ) -> None:
+        self.forward, self.texts, self.request, self.compute, self.done = forward, texts, request, compute, done
+        rows = np.array([request.embedded(len(text)) for text in texts], dtype=np.int64)
+        self.offsets = np.concatenate(([0], np.cumsum(rows)))
+        self.out = Embedded(
+            np.zeros((len(texts), *shape), np.float32) if request.wants_protein else None,
+            np.zeros((int(rows.sum()), *shape), np.float32) if request.wants_residue else None,
+            rows,
+        )
+
+    def run(self) -> Embedded:
+        whole: list[Piece] = []
+        for owner, text in enumerate(self.texts):
+            cut = pieces(owner, len(text), self.request)
+            if len(cut) == 1:
+                whole += cut
+            else:
+                self._windows(owner, cut)
+        for outcome in self.forward(whole, self.texts, self.compute):
+            self._whole(outcome)
+        return self.out
+
+    def _whole(self, outcome: Outcome) -> None:
+        """File a batch of proteins that are one piece each."""
+        for owners, values_CNSD in self._rectangles(outcome):
+            first = self.forward.alphabet.prefix_length
+            residues_CNSD = values_CNSD[:, :, first:-1]
+            if self.out.protein is not None:
+                pooled_CND = _pool(values_CNSD, residues_CNSD, self.request.pool)
+                self.out.protein[owners] = pooled_CND.transpose(0, 1).cpu().numpy()
+            if self.out.residue is not None:
+                for owner, residues_SCD in zip(owners, residues_CNSD.permute(1, 2, 0, 3).cpu().numpy(), strict=True):
+                    self.out.residue[self.offsets[owner] : self.offsets[owner + 1]] = residues_SCD
+        self.done(sum(piece.length for piece in outcome.pieces))
+
+    def _rectangles(self, outcome: Outcome) -> Iterator[tuple[list[int], Tensor]]:
+        """The batch as rectangles of equal length, without what failed: owners, and values [C, N, S, D]."""
+        if outcome.values_CTD is None:
+            self.out.failed.update({piece.owner: OUT_OF_MEMORY for piece in outcome.pieces})
+            return
+        values_CTD = outcome.values_CTD
+        finite = bool(values_CTD.isfinite().all())
+        at = 0
+        for run in outcome.batch.runs:
+            owners = [piece.owner for piece in outcome.pieces[at : at + run.count]]
+            at += run.count
+            values_CNSD = values_CTD[:, run.start : run.stop].unflatten(1, (run.count, run.length))
+            if not finite:
+                good_N = values_CNSD.isfinite().all(-1).all(-1).all(0)
+                bad = [owner for owner, good in zip(owners, good_N.tolist(), strict=True) if not good]
+                self.out.failed.update(dict.fromkeys(bad, NOT_FINITE))
+                owners = [owner for owner in owners if owner not in self.out.failed]
+                values_CNSD = values_CNSD[:, good_N]
+            if owners:
+                yield owners, values_CNSD
+
+    def _windows(self, owner: int, cut: list[Piece]) -> None:
+        """Put one protein's windows together: where they overlap, the mean counts each window alike."""
+        total_CRD: Tensor | None = None
+        count_R = torch.zeros(len(self.texts[owner]), device=self.forward.hardware.device)
+        cls_CD: Tensor | None = None
+        for outcome in self.forward(cut, self.texts, self.compute):
+            values_CTD = outcome.values_CTD
+            if values_CTD is None:
+                self.out.failed[owner] = OUT_OF_MEMORY
+                break
+            if total_CRD is None:
+                total_CRD = values_CTD.new_zeros((values_CTD.shape[0], len(count_R), values_CTD.shape[2]))
+            for piece, window_CSD in zip(outcome.pieces, values_CTD.split(outcome.batch.lengths, dim=1), strict=True):
+                before = self.forward.alphabet.prefix_length if piece.cls else 0
+                if before and piece.cls:
+                    cls_CD = window_CSD[:, 0].clone()
+                total_CRD[:, piece.start : piece.stop] += window_CSD[:, before : before + piece.length]
+                count_R[piece.start : piece.stop] += 1
+        else:
+            assert total_CRD is not None
+            self._file(owner, total_CRD / count_R[:, None], cls_CD)
+        self.done(len(count_R))
+
+    def _file(self, owner: int, residues_CRD: Tensor, cls_CD: Tensor | None) -> None:
+        if not residues_CRD.isfinite().all():
+            self.out.failed[owner] = NOT_FINITE
+            return
+        if self.out.protein is not None:
+            first_CSD = residues_CRD[:, :1] if cls_CD is None else cls_CD[:, None]
+            pooled_CND = _pool(first_CSD[:, None], residues_CRD[:, None], self.request.pool)
+            self.out.protein[owner] = pooled_CND[:, 0].cpu().numpy()
+        if self.out.residue is not None:
+            rows = self.out.residue[self.offsets[owner] : self.offsets[owner + 1]]
+            rows[:] = residues_CRD.transpose(0, 1).cpu().numpy()
+
+
+def _pool(values_CNSD: Tensor, residues_CNSD: Tensor, pool: Pool) -> Tensor:
+    """One vector a protein, [C, N, D]; only ``cls`` looks at a special token."""
+    if pool == "cls":
+        return values_CNSD[:, :, 0]
+    return residues_CNSD.mean(2) if pool == "mean" else residues_CNSD.amax(2)
+
+
+def grouped_by_reason(failed: dict[int, str]) -> dict[str, list[int]]:
+    """Failures by their reason."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, reason in sorted(failed.items()):
+        groups[reason].append(index)
+    return dict(groups)

@@ -1,0 +1,91 @@
+"""Which device and which precision a model runs in, and the reason, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from aminoglot.engine.settings import PrecisionChoice
+from aminoglot.errors import InputError
+from aminoglot.models.linear import Precision
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A device, a precision, and why that precision."""
+
+    device: torch.device
+    precision: Precision
+    reason: str
+
+    @property
+    def kind(self) -> str:
+        return self.device.type
+
+
+def choose(device: str = "auto", precision: PrecisionChoice = "auto") -> Hardware:
+    """Choose where and how to compute.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        precision: ``auto``, ``fp32`` (exact everywhere) or ``bf16``. Never fp16 on a CPU.
+
+    Raises:
+        InputError: for a device that is not there, or a precision that it does not have.
+    """
+    where = _device(device)
+    native, why = _bf16(where)
+    if precision == "auto":
+        return Hardware(where, "bf16" if native else "fp32", why)
+    if precision == "bf16" and where.type == "mps":
+        raise InputError("bf16 was never tried on mps; use --precision fp32")
+    return Hardware(where, precision, "as asked")
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        where = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"device {device!r}: choose auto, cpu, cuda, cuda:N or mps") from None
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("device cuda: torch sees no CUDA device here (a CPU-only build of torch, or no driver?)")
+    if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {device}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
+    if where.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError("device mps: not available here")
+    if where.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"device {device!r}: choose auto, cpu, cuda, cuda:N or mps")
+    return where
+
+
+def _bf16(device: torch.device) -> tuple[bool, str]:
+    """Whether the device multiplies bf16 natively, and that in words."""
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+        return native, "this GPU multiplies bf16 natively" if native else "this GPU has no native bf16"
+    if device.type == "mps":
+        return False, "bf16 was never tried on mps"
+    capabilities = torch.cpu.get_capabilities()
+    native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return native, "this CPU multiplies bf16 natively" if native else "this CPU has no native bf16"
+
+
+@contextmanager
+def exact(hardware: Hardware) -> Iterator[None]:
+    """For fp32, forbid the roundings that torch may be set to elsewhere in the process (TF32, bf16 products)."""
+    if hardware.precision != "fp32":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

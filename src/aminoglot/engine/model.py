@@ -1,0 +1,300 @@
+"""Model: what ``load()`` returns, whatever the family.
+
+Shapes: N proteins, L_i residues of protein i, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import Literal, NamedTuple, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aminoglot.checkpoints import Checkpoint, resolve
+from aminoglot.engine.embed import Embedded, embed, grouped_by_reason
+from aminoglot.engine.forward import Forward
+from aminoglot.engine.hardware import Hardware, choose
+from aminoglot.engine.pieces import Piece
+from aminoglot.engine.settings import Layer, Long, Per, Pool, PrecisionChoice, Request, resolve_layers
+from aminoglot.errors import AminoglotWarning, InputError, ModelError, listing, plural
+from aminoglot.models.esm2 import LONGEST, ESM2Config
+from aminoglot.models.linear import prepare
+from aminoglot.sequences import LetterError, clean
+from aminoglot.tokens import ESM2_ALPHABET, MASK
+
+Array = NDArray[np.float32]
+
+
+class Embeddings(NamedTuple):
+    """Both kinds at once: ``protein`` [N, D], and ``residue``, a list of [L_i, D]."""
+
+    protein: Array
+    residue: list[Array]
+
+
+def load(model: str, *, device: str = "auto", precision: PrecisionChoice = "auto") -> Model:
+    """Load a model.
+
+    Args:
+        model: ``esm2-8m`` ... ``esm2-15b``, a Hugging Face id, a folder, a fair-esm ``.pt``, or ``random:esm2-8m``.
+        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        precision: ``auto`` (bf16 where the device multiplies it natively, else fp32), ``fp32`` or ``bf16``.
+
+    Raises:
+        ModelError: when there is no such model, or its files are not here and cannot be fetched.
+        InputError: for a device or precision that is not available.
+    """
+    hardware = choose(device, precision)
+    checkpoint = resolve(model)
+    for note in checkpoint.notes:
+        warnings.warn(note, AminoglotWarning, stacklevel=2)
+    return Model(checkpoint, hardware)
+
+
+class Model:
+    """A protein language model on a device, ready for sequences.
+
+    Attributes:
+        name: what it was loaded as.
+        config: the network's shape.
+        hardware: device and precision, and why.
+        alphabet: its vocabulary.
+        limit: the longest protein of its model card, in residues.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, hardware: Hardware) -> None:
+        self.name = checkpoint.name
+        self.config = checkpoint.config
+        self.hardware = hardware
+        self.alphabet = ESM2_ALPHABET
+        self.limit = LONGEST
+        self._checkpoint = checkpoint
+        self._network = checkpoint.network()
+        prepare(self._network, hardware.precision)
+        self._network.to(hardware.device)
+        self.budget = token_budget(self.config, hardware)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the encoder's weights, the same in every file format; see Checkpoint.digest."""
+        return self._checkpoint.digest
+
+    def __repr__(self) -> str:
+        return f"<aminoglot.Model {self.name}: {self.hardware.precision} on {self.hardware.device}>"
+
+    def request(self, per: Per, layer: Layer, pool: Pool, long: Long) -> Request:
+        """Check and resolve what a user asks for."""
+        layers, several = resolve_layers(layer, self.config.layers)
+        return Request(per, layers, several, pool, long, self.limit)
+
+    def embed_cleaned(
+        self, texts: Sequence[bytes], request: Request, done: Callable[[int], None] = lambda _: None
+    ) -> Embedded:
+        """Embed sequences that are clean already; jobs call this. Sorted by length they compute fastest."""
+        forward = Forward(self.alphabet, self.hardware, self.budget)
+        shape = (len(request.layers), self.config.hidden)
+        return embed(
+            forward, texts, request, shape, lambda batch: self._network.representations(batch, request.layers), done
+        )
+
+    @overload
+    def embed(
+        self,
+        sequences: Iterable[str],
+        *,
+        per: Literal["protein"] = "protein",
+        layer: Layer = -1,
+        pool: Pool = "mean",
+        long: Long = "truncate",
+    ) -> Array: ...
+    @overload
+    def embed(
+        self,
+        sequences: Iterable[str],
+        *,
+        per: Literal["residue"],
+        layer: Layer = -1,
+        pool: Pool = "mean",
+        long: Long = "truncate",
+    ) -> list[Array]: ...
+    @overload
+    def embed(
+        self,
+        sequences: Iterable[str],
+        *,
+        per: Literal["both"],
+        layer: Layer = -1,
+        pool: Pool = "mean",
+        long: Long = "truncate",
+    ) -> Embeddings: ...
+    def embed(
+        self,
+        sequences: Iterable[str],
+        *,
+        per: Per = "protein",
+        layer: Layer = -1,
+        pool: Pool = "mean",
+        long: Long = "truncate",
+    ) -> Array | list[Array] | Embeddings:
+        """Embed proteins; results come in the order of ``sequences``.
+
+        Args:
+            sequences: residues as letters; what may be in them is said in :mod:`aminoglot.sequences.letters`.
+            per: ``protein``, ``residue`` or ``both``.
+            layer: a number (0 is the scaled embedding, -1 the last layer, after its norm), several, or ``all``.
+            pool: ``mean`` over residues, ``max``, or ``cls``; special tokens are in neither mean nor max.
+            long: for proteins over the model's limit: ``truncate`` (with a warning), ``window``, ``full``, ``error``.
+
+        Returns:
+            For ``protein`` float32 [N, D]; for ``residue`` a list of float32 [L_i, D], row i is residue i; for ``both``
+            the two. Several layers are a leading axis of each protein: [N, layers, D], [layers, L_i, D].
+
+        Raises:
+            InputError: for a sequence with anything but residues, by its position in ``sequences``; with
+                ``long="error"`` for long ones.
+            ModelError: when memory does not suffice for a protein even alone.
+        """
+        texts = _cleaned(sequences)
+        request = self.request(per, layer, pool, long)
+        self._mind_length(texts, request)
+        result, back = self._in_order(texts, lambda ordered: self.embed_cleaned(ordered, request))
+        protein = None if result.protein is None else result.protein[back]
+        residue = None if result.residue is None else [result.residues_of(i) for i in back]
+        if not request.several:
+            protein = None if protein is None else protein[:, 0]
+            residue = None if residue is None else [rows[0] for rows in residue]
+        if protein is not None and residue is not None:
+            return Embeddings(protein, residue)
+        return protein if residue is None else residue  # type: ignore[return-value]
+
+    def logits(self, sequences: Iterable[str], *, long: Long = "truncate") -> list[Array]:
+        """The language model's logits for every residue.
+
+        Args:
+            sequences: residues as letters; ``<mask>`` hides one residue.
+            long: as in :meth:`embed`.
+
+        Returns:
+            A list of float32 [L_i, V]; columns are ``model.alphabet.tokens``.
+
+        Raises:
+            ModelError: when the checkpoint has no language-model head.
+        """
+        self._need("lm_head", "logits")
+        texts = _cleaned(sequences, masks=True)
+        request = self.request("residue", -1, "mean", long)
+        self._mind_length(texts, request)
+        forward = Forward(self.alphabet, self.hardware, self.budget)
+        shape = (1, len(self.alphabet.tokens))
+        result, back = self._in_order(
+            texts, lambda ordered: embed(forward, ordered, request, shape, lambda batch: self._network(batch)[None])
+        )
+        return [result.residues_of(i)[0] for i in back]
+
+    def contacts(self, sequences: Iterable[str], *, long: Literal["truncate", "full", "error"] = "truncate") -> list[Array]:
+        """The probability that two residues touch (Cb within 8 Angstrom), for every pair.
+
+        Memory grows with the square of the length: heads x L_i x L_i float32 values a layer.
+
+        Returns:
+            A list of symmetric float32 [L_i, L_i].
+
+        Raises:
+            ModelError: when the checkpoint has no contact head.
+            InputError: for ``long="window"`` or ``"skip"``, which no map can be put together from.
+        """
+        self._need("contact_head", "contacts")
+        if long not in ("truncate", "full", "error"):
+            raise InputError(f"contacts with long={long!r}: a map needs the protein whole; use truncate, full or error")
+        texts = _cleaned(sequences)
+        request = self.request("residue", -1, "mean", long)
+        self._mind_length(texts, request)
+        forward = Forward(self.alphabet, self.hardware, self.budget)
+        maps: list[Array] = []
+        for index, text in enumerate(texts):
+            piece = Piece(index, 0, request.embedded(len(text)))
+            outcome = next(forward([piece], texts, lambda batch: self._network.contacts(batch)[0]))
+            if outcome.values_CTD is None:
+                raise ModelError(f"sequence {index}: not enough memory for its contact map ({len(text):,} residues)")
+            maps.append(outcome.values_CTD.float().cpu().numpy())
+        return maps
+
+    def _need(self, head: str, what: str) -> None:
+        if getattr(self._network, head) is None:
+            raise ModelError(f"{self.name}: this checkpoint came without the weights that {what} need ({head})")
+
+    def _mind_length(self, texts: Sequence[bytes], request: Request) -> None:
+        long = [i for i, text in enumerate(texts) if len(text) > request.limit]
+        if not long:
+            return
+        if request.long == "skip":
+            raise InputError("long='skip' is for jobs; leave the long sequences out of the list instead")
+        if request.long == "error":
+            named = [f"sequence {i}: {len(texts[i]):,} residues" for i in long]
+            raise InputError(f"{plural(len(long), 'sequence')} over {request.limit:,} residues:\n{listing(named)}")
+        if request.long == "truncate":
+            warnings.warn(
+                f"{len(long):,} of {len(texts):,} sequences have more than {request.limit:,} residues and were truncated "
+                f"(long='window' embeds all residues); the first is sequence {long[0]}",
+                AminoglotWarning,
+                stacklevel=3,
+            )
+
+    def _in_order(
+        self, texts: Sequence[bytes], run: Callable[[list[bytes]], Embedded]
+    ) -> tuple[Embedded, list[int]]:
+        """Run with the texts sorted by length; also where each text's result then lies."""
+        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+        result = run([texts[i] for i in order])
+        if result.failed:
+            reason, first = next(iter(grouped_by_reason(result.failed).items()))
+            raise ModelError(f"sequence {order[first[0]]}: {reason}")
+        back = [0] * len(texts)
+        for place, index in enumerate(order):
+            back[index] = place
+        return result, back
+
+
+def token_budget(config: ESM2Config, hardware: Hardware) -> int:
+    """Tokens a batch, fixed by the network's width and the kind of device, so that a rerun is identical.
+
+    Wide networks want small batches on a CPU (their activations stay in cache), GPUs want large ones.
+    """
+    if hardware.kind == "cpu":
+        return int(np.clip(2048 * 1280 / config.hidden, 2048, 16384))
+    return 32768
+
+
+def _cleaned(sequences: Iterable[str], masks: bool = False) -> list[bytes]:
+    if isinstance(sequences, str):
+        raise InputError("one string was given where a list of sequences is expected; write [sequence]")
+    texts: list[bytes] = []
+    replaced = 0
+    for index, sequence in enumerate(sequences):
+        parts = sequence.split("<mask>") if masks else [sequence]
+        try:
+            text, changed = clean("X".join(parts).encode())
+        except LetterError as error:
+            raise InputError(f"sequence {index}: {error}") from None
+        texts.append(_masked(text, parts))
+        replaced += changed
+    if not texts:
+        raise InputError("the list of sequences is empty")
+    if replaced:
+        warnings.warn(f"{plural(replaced, 'letter')} (J or *) became X", AminoglotWarning, stacklevel=3)
+    return texts
+
+
+def _masked(text: bytes, parts: Sequence[str]) -> bytes:
+    """Hide the residues that stand between ``parts``."""
+    hidden, at = bytearray(text), -1
+    for part in parts[:-1]:
+        at += len(part) + 1
+        hidden[at] = MASK[0]
+    return bytes(hidden)
+
+
+__all__ = ["Embeddings", "Model", "load", "token_budget"]

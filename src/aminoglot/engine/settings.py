@@ -1,0 +1,83 @@
+"""The words users speak, the same in Python and on the command line. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from aminoglot.errors import InputError
+
+Per = Literal["protein", "residue", "both"]
+Pool = Literal["mean", "cls", "max"]
+Long = Literal["truncate", "window", "full", "skip", "error"]
+PrecisionChoice = Literal["auto", "fp32", "bf16"]
+Device = str
+Layer = int | str | Sequence[int]
+"""A layer's number (0 to L, or -1 for the last, -2 for the one before ...), several of them, or ``"all"``."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to compute for each protein.
+
+    Attributes:
+        per: one vector a protein, one a residue, or both.
+        layers: layer numbers from 0 to L.
+        several: whether results keep a leading axis for layers (a list or ``all`` was asked, even of one).
+        pool: how residues become a protein: their mean, their largest values, or the cls token.
+        long: what becomes of sequences over ``limit`` residues.
+        limit: the model card's limit, in residues.
+    """
+
+    per: Per
+    layers: tuple[int, ...]
+    several: bool
+    pool: Pool
+    long: Long
+    limit: int
+
+    @property
+    def wants_protein(self) -> bool:
+        return self.per in ("protein", "both")
+
+    @property
+    def wants_residue(self) -> bool:
+        return self.per in ("residue", "both")
+
+    def embedded(self, length: int) -> int:
+        """How many residues of a protein of ``length`` get an embedding."""
+        if length <= self.limit or self.long in ("window", "full"):
+            return length
+        return self.limit if self.long == "truncate" else 0
+
+
+def resolve_layers(layer: Layer, count: int) -> tuple[tuple[int, ...], bool]:
+    """Turn what a user typed into layer numbers.
+
+    Args:
+        layer: see :data:`Layer`.
+        count: the model's number of layers, L.
+
+    Returns:
+        Numbers from 0 to L, and whether several were asked for.
+
+    Raises:
+        InputError: for a layer that the model does not have.
+    """
+    if layer == "all":
+        return tuple(range(count + 1)), True
+    several = not isinstance(layer, int | str)
+    asked: Sequence[int | str] = layer if several else [layer]  # type: ignore[assignment, list-item]
+    numbers = []
+    for value in asked:
+        try:
+            number = int(value)
+        except ValueError:
+            raise InputError(f"layer {value!r} is neither a number nor 'all'") from None
+        if not -count - 1 <= number <= count:
+            raise InputError(f"layer {number}: this model has layers 0 to {count} (or -1, the last, to {-count - 1})")
+        numbers.append(number % (count + 1))
+    if not numbers:
+        raise InputError("no layer was named")
+    return tuple(dict.fromkeys(numbers)), several

@@ -1,0 +1,84 @@
+"""The job's folder, ``OUT.aminoglot``, and its lock: one writer at a time."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from aminoglot.errors import JobError
+from aminoglot.jobs.storage import explained
+
+SUFFIX = ".aminoglot"
+
+
+class JobFolder:
+    """Where everything of a job lies until it is done.
+
+    Attributes:
+        output: what the user asked for.
+        path: the folder beside it.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self.path = output.with_name(output.name + SUFFIX)
+        self.plan = self.path / "plan.json"
+        self.decisions = self.path / "decisions.safetensors"
+        self.records = self.path / "records.arrow"
+        self.proteins = self.path / "proteins.arrow"
+        self.manifest = self.path / "manifest.jsonl"
+        self.stdin = self.path / "stdin"
+
+    def shard(self, number: int) -> Path:
+        return self.path / f"shard-{number:06d}.safetensors"
+
+    @property
+    def planned(self) -> bool:
+        """Whether a plan was finished: the plan file is written last."""
+        return self.plan.is_file()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder, made if need be.
+
+        Raises:
+            JobError: when another process holds it.
+            OutputError: when the folder cannot be made.
+        """
+        lock_path = self.path / "lock"
+        while True:
+            with explained(self.path):
+                self.path.mkdir(exist_ok=True)
+                lock = FileLock(lock_path)
+                try:
+                    lock.acquire(timeout=0)
+                except Timeout:
+                    raise JobError(
+                        f"{self.output}: another run is writing this output now (it holds {lock_path}). "
+                        "Wait for it, or give this one another -o"
+                    ) from None
+                except FileNotFoundError:
+                    continue  # the other run just finished and took the folder away
+            if lock_path.exists():
+                break
+            lock.release()
+        try:
+            yield
+        finally:
+            lock.release()
+            if self.path.is_dir() and not any(p for p in self.path.iterdir() if p != lock_path):
+                shutil.rmtree(self.path, ignore_errors=True)
+
+    def clear(self, *, keep_input: bool = False) -> None:
+        """Empty the folder, but for the lock and, if asked, the copy of standard input."""
+        kept = {"lock", self.stdin.name} if keep_input else {"lock"}
+        with explained(self.path):
+            for path in self.path.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path.name not in kept:
+                    path.unlink()

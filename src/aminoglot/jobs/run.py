@@ -1,0 +1,48 @@
+"""The shards that are left, computed in this process; each is written while the next is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from aminoglot.jobs.manifest import Entry, Manifest
+from aminoglot.jobs.plan import Plan
+from aminoglot.jobs.shards import write_shard
+from aminoglot.jobs.task import Done, ShardResult, Task
+
+
+def left(plan: Plan, manifest: Manifest) -> list[int]:
+    """Shards without a whole file, or with proteins that failed last time, in order."""
+    return [shard for shard in range(plan.shards) if not _is_done(plan, manifest.entries.get(shard))]
+
+
+def _is_done(plan: Plan, entry: Entry | None) -> bool:
+    if entry is None or entry.failed:
+        return False
+    path = plan.folder.shard(entry.shard)
+    return path.exists() and path.stat().st_size == entry.size
+
+
+def run(plan: Plan, manifest: Manifest, task: Task, done: Done, started: Callable[[int], None]) -> None:
+    """Compute and write every shard that is left.
+
+    At most one shard is being written while one is computed. Whatever stops this, shards in the manifest are safe.
+
+    Args:
+        done: told how many residues were computed.
+        started: told the number of the shard that begins.
+    """
+    with ThreadPoolExecutor(1) as writer:
+        pending: Future[None] | None = None
+        for shard in left(plan, manifest):
+            started(shard)
+            result = task(plan.sequences(shard), done)
+            if pending is not None:
+                pending.result()
+            pending = writer.submit(_save, plan, manifest, shard, result)
+        if pending is not None:
+            pending.result()
+
+
+def _save(plan: Plan, manifest: Manifest, shard: int, result: ShardResult) -> None:
+    manifest.add(write_shard(plan.folder.shard(shard), shard, result.arrays, result.failed))

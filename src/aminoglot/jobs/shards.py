@@ -1,0 +1,63 @@
+"""A shard's arrays on disk: one safetensors file, read back row by row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from aminoglot.jobs.manifest import Entry
+from aminoglot.jobs.storage import write_whole
+
+_DTYPES = {"F32": np.float32, "F16": np.float16, "I64": np.int64}
+
+
+def write_shard(path: Path, shard: int, arrays: Mapping[str, NDArray[Any]], failed: dict[int, str]) -> Entry:
+    """Write a shard whole or not at all, and say what was written."""
+    data = save({key: np.ascontiguousarray(value) for key, value in arrays.items()})
+    write_whole(path, lambda temporary: _write(temporary, data))
+    return Entry(shard, hashlib.sha256(data).hexdigest(), len(data), failed)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def shard_digest(path: Path) -> str:
+    """SHA-256 of a shard's file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class ShardReader:
+    """Rows of a shard's arrays, read (not mapped) so that memory stays with what is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb", buffering=0)
+        size = int.from_bytes(self._file.read(8), "little")
+        self._header = json.loads(self._file.read(size))
+        self._data = 8 + size
+
+    def close(self) -> None:
+        self._file.close()
+
+    def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows ``start`` to ``stop`` of one array."""
+        info = self._header[name]
+        dtype = np.dtype(_DTYPES[info["dtype"]])
+        shape = tuple(info["shape"][1:])
+        width = dtype.itemsize * int(np.prod(shape))
+        at = self._data + info["data_offsets"][0] + start * width
+        self._file.seek(at)
+        raw = self._file.read((stop - start) * width)
+        return np.frombuffer(raw, dtype=dtype).reshape(stop - start, *shape)
+
+    def all(self, name: str) -> NDArray[Any]:
+        """One array whole."""
+        return self.rows(name, 0, self._header[name]["shape"][0])

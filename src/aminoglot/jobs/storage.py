@@ -1,0 +1,67 @@
+"""Files written whole or not at all, and what the disk says when it refuses, in a person's words."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from aminoglot.errors import OutputError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn an OSError while writing ``path`` into a sentence.
+
+    Raises:
+        OutputError: disk full, read-only or forbidden folder, or whatever else the system said.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path}: {_reason(error, path)}") from error
+
+
+def _reason(error: OSError, path: Path) -> str:
+    if error.errno in _FULL or "No space left" in str(error) or "File too large" in str(error):
+        return "the disk is full (or a quota is reached). Free some space and run the same command again"
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"cannot be written: the folder {path.parent} is read-only for you"
+    if error.errno == errno.ENOENT:
+        return f"cannot be written: there is no folder {path.parent}"
+    return f"cannot be written ({error.strerror or error})"
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file, then give it its name: after a crash there is all of it or nothing.
+
+    Raises:
+        OutputError: as :func:`explained` says; the temporary file is gone then.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    with explained(path):
+        try:
+            write(temporary)
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+def sync(path: Path) -> None:
+    """Make a file or folder durable; systems that cannot sync a folder are let off."""
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+    if path.is_dir() and os.name == "nt":
+        return
+    handle = os.open(path, flags)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,188 @@
+"""FASTA, CSV, TSV and Parquet into records. What a file is, its content decides."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from aminoglot.errors import InputError
+from aminoglot.sequences.inputs import Source
+from aminoglot.sequences.records import BadRecord, Protein, record
+
+SEQUENCE_COLUMNS = ("sequence", "sequences")
+ID_COLUMNS = ("id", "name", "accession", "record_id", "record_name", "entry")
+_LONGEST_CELL = 1 << 27
+_FASTA_SUFFIXES = (".fasta", ".fa", ".faa", ".fas", ".fsa", ".pep", ".mpfa", ".aa")
+_PARQUET_ROWS = 4096
+
+Record = Protein | BadRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Names of a table's columns, where they are not the usual ones."""
+
+    id: str | None = None
+    sequence: str | None = None
+
+
+@dataclass(slots=True)
+class Reader:
+    """Reads sources into records, in order.
+
+    Rows of tables without an id column are numbered through all sources. ``notes`` collects what a user should be
+    told.
+    """
+
+    sources: Sequence[Source]
+    columns: Columns = Columns()
+    notes: list[str] = field(default_factory=list)
+    _row_numbers: Iterator[int] = field(default_factory=lambda: count(1))
+
+    def __iter__(self) -> Iterator[Record]:
+        for source in self.sources:
+            with source.open() as stream:
+                yield from self._records(source, stream)
+
+    def _records(self, source: Source, stream: io.BufferedReader) -> Iterator[Record]:
+        start = stream.peek(4096)[:4096]
+        if not start.strip():
+            raise InputError(f"{source.name}: the file is empty")
+        if start.startswith(b"PAR1"):
+            yield from self._parquet(source, stream)
+            return
+        _refuse_binary(source.name, start)
+        if start.startswith(b"\xef\xbb\xbf"):
+            stream.read(3)
+            start = start[3:]
+        first = start.lstrip()[:1]
+        if first in (b">", b";"):
+            yield from _fasta(source.name, stream)
+        elif source.name.lower().removesuffix(".gz").endswith(_FASTA_SUFFIXES):
+            raise InputError(f"{source.name}, line 1: a FASTA file starts with '>', this one with {_shown(start)}")
+        else:
+            yield from self._table(source, stream)
+
+    def _table(self, source: Source, stream: io.BufferedReader) -> Iterator[Record]:
+        text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
+        try:
+            header = text.readline()
+            delimiter = "\t" if "\t" in header else ","
+            names = next(csv.reader([header], delimiter=delimiter), [])
+            id_at, sequence_at = self._find_columns(source.name, names)
+            limit = csv.field_size_limit(_LONGEST_CELL)
+            try:
+                rows = csv.reader(text, delimiter=delimiter)
+                for row in rows:
+                    if row:
+                        yield self._row(source.name, rows.line_num + 1, row, id_at, sequence_at)
+            finally:
+                csv.field_size_limit(limit)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{source.name}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
+        except csv.Error as error:
+            raise InputError(f"{source.name}: not a readable table ({error})") from error
+        finally:
+            text.detach()
+
+    def _row(self, name: str, line: int, row: list[str], id_at: int | None, sequence_at: int) -> Record:
+        word = f"row_{next(self._row_numbers)}" if id_at is None else "".join(row[id_at : id_at + 1]).strip()
+        if len(row) <= sequence_at:
+            return BadRecord(word, name, line, f"the row has {len(row)} cells, its sequence would be {sequence_at + 1}")
+        return record(word, row[sequence_at].strip().encode(), name, line)
+
+    def _parquet(self, source: Source, stream: io.BufferedReader) -> Iterator[Record]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            file = pq.ParquetFile(source.path if source.compression() is None else pa.BufferReader(stream.read()))
+            id_at, sequence_at = self._find_columns(source.name, file.schema_arrow.names)
+            wanted = [file.schema_arrow.names[at] for at in (id_at, sequence_at) if at is not None]
+            line = 0
+            for batch in file.iter_batches(_PARQUET_ROWS, columns=wanted):
+                texts = batch.column(wanted[-1]).to_pylist()
+                words = batch.column(wanted[0]).to_pylist() if id_at is not None else [None] * len(texts)
+                for word, text in zip(words, texts, strict=True):
+                    line += 1
+                    if id_at is None:
+                        word = f"row_{next(self._row_numbers)}"
+                    yield _parquet_record(source.name, line, word, text)
+        except pa.ArrowException as error:
+            raise InputError(f"{source.name}: not a readable Parquet file ({error})") from error
+
+    def _find_columns(self, name: str, names: Sequence[str]) -> tuple[int | None, int]:
+        """Positions of the id and the sequence column; None when there is no id column."""
+        sequence_at = _find(name, names, self.columns.sequence, SEQUENCE_COLUMNS)
+        id_at = _find(name, names, self.columns.id, ID_COLUMNS)
+        if sequence_at is None:
+            raise InputError(
+                f"{name}, line 1: no column named {' or '.join(SEQUENCE_COLUMNS)}; the columns are "
+                f"{', '.join(names)}. Name yours with --sequence-column (a FASTA file starts with '>')"
+            )
+        if id_at is None:
+            self.notes.append(f"{name}: no id column ({', '.join(ID_COLUMNS)}), proteins are named row_1, row_2, ...")
+        return id_at, sequence_at
+
+
+def _find(name: str, names: Sequence[str], asked: str | None, usual: Sequence[str]) -> int | None:
+    if asked is not None:
+        if asked not in names:
+            raise InputError(f"{name}, line 1: there is no column {asked!r}; the columns are {', '.join(names)}")
+        return list(names).index(asked)
+    lowered = [column.strip().lower() for column in names]
+    return next((lowered.index(column) for column in usual if column in lowered), None)
+
+
+def _parquet_record(name: str, line: int, word: object, text: object) -> Record:
+    shown = "" if word is None else str(word).strip()
+    if not isinstance(text, str | bytes):
+        return BadRecord(shown, name, line, f"the sequence is {'missing' if text is None else type(text).__name__}")
+    return record(shown, text.strip().encode() if isinstance(text, str) else text.strip(), name, line)
+
+
+def _fasta(name: str, stream: io.BufferedReader) -> Iterator[Record]:
+    header: bytes | None = None
+    header_line = 0
+    lines: list[bytes] = []
+    for number, line in enumerate(stream, 1):
+        first = line[:1]
+        if first == b">":
+            if header is not None:
+                yield _fasta_record(name, header_line, header, lines)
+            header, header_line, lines = line, number, []
+        elif first != b";":
+            lines.append(line.strip())
+            if header is None and lines[-1]:
+                raise InputError(f"{name}, line {number}: residues before the first '>' header: {_shown(line)}")
+    if header is None:
+        raise InputError(f"{name}: no protein in this file, only comments")
+    yield _fasta_record(name, header_line, header, lines)
+
+
+def _fasta_record(name: str, line: int, header: bytes, lines: list[bytes]) -> Record:
+    words = header[1:].split(None, 1)
+    try:
+        word = words[0].decode() if words else ""
+    except UnicodeDecodeError:
+        return BadRecord(repr(words[0])[2:-1], name, line, "its header is not UTF-8 text")
+    text = lines[0] if len(lines) == 1 else b"".join(lines)
+    if not text:
+        return BadRecord(word, name, line, "a header without a sequence")
+    return record(word, text, name, line)
+
+
+def _refuse_binary(name: str, start: bytes) -> None:
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InputError(f"{name}: UTF-16 text; save it as UTF-8")
+    if b"\0" in start or sum(byte < 9 or 13 < byte < 32 for byte in start) > len(start) // 20:
+        raise InputError(f"{name}: a binary file, no FASTA, CSV, TSV or Parquet; it starts with {_shown(start)}")
+    if b"\r" in start.strip() and b"\n" not in start:
+        raise InputError(f"{name}: its lines end in a bare carriage return (old Mac); convert with tr '\\r' '\\n'")
+
+
+def _shown(start: bytes) -> str:
+    return repr(start.strip()[:30])[1:]
