@@ -1,2 +1,69 @@
-"""aminoglot speaks protein."""
+"""aminoglot speaks protein: embeddings you can trust from protein language models.
+
+    model = aminoglot.load("esm2-650m")
+    mean = model.embed(["MKTAYIAK", "GAVLIM"])
+    aminoglot.embed("proteins.fasta", "proteins.h5", model="esm2-650m")
+    store = aminoglot.open("proteins.h5")
+
+Names are imported when first used, so that ``import aminoglot`` is quick.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aminoglot.errors import (
+    AminoglotError,
+    AminoglotWarning,
+    DependencyError,
+    InputError,
+    JobError,
+    ModelError,
+    OutputError,
+)
+
+if TYPE_CHECKING:
+    from aminoglot.embedding.api import embed
+    from aminoglot.embedding.formats import Store
+    from aminoglot.embedding.store import open
+    from aminoglot.engine import Embeddings, Model, load
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Embeddings": "aminoglot.engine",
+    "Model": "aminoglot.engine",
+    "Store": "aminoglot.embedding.formats",
+    "embed": "aminoglot.embedding.api",
+    "load": "aminoglot.engine",
+    "open": "aminoglot.embedding.store",
+}
+
+__all__ = [
+    "AminoglotError",
+    "AminoglotWarning",
+    "DependencyError",
+    "Embeddings",
+    "InputError",
+    "JobError",
+    "Model",
+    "ModelError",
+    "OutputError",
+    "Store",
+    "__version__",
+    "embed",
+    "load",
+    "open",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'aminoglot' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -86,9 +86,7 @@ def checked(where: str, config: ESM2Config, tensors: Mapping[str, Tensor]) -> di
     found = dict(tensors)
     found.setdefault("frequencies", ESM2(ESM2Config(0, config.hidden, config.heads)).frequencies)
     absent = [head for head in HEADS if not any(key.startswith(f"{head}.") for key in found)]
-    problems = [
-        f"{key}: missing" for key in expected if key not in found and key.split(".")[0] not in absent
-    ] + [
+    problems = [f"{key}: missing" for key in expected if key not in found and key.split(".")[0] not in absent] + [
         f"{key}: shape {list(found[key].shape)}, expected {list(shape)}"
         for key, shape in expected.items()
         if key in found and tuple(found[key].shape) != shape

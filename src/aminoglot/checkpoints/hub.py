@@ -48,7 +48,9 @@ def download(repository: str, revision: str | None = None) -> Path:
         wanted = ["config.json", f"*.{kind}", f"*.{kind}.index.json"]
         return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
     except GatedRepoError as error:
-        raise ModelError(f"{repository}: the hub asks you to accept its terms first; log in with `hf auth login`") from error
+        raise ModelError(
+            f"{repository}: the hub asks you to accept its terms first; log in with `hf auth login`"
+        ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(f"{repository}: no such model on the Hugging Face hub") from error
     except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:

@@ -134,7 +134,9 @@ def weight_files(folder: Path) -> list[Path]:
             return [folder / Path(file).name for file in names]
         if (folder / name).is_file():
             return [folder / name]
-    raise ModelError(f"{folder}: no weights here; expected {' or '.join(_WEIGHTS)}, or their .index.json with its parts")
+    raise ModelError(
+        f"{folder}: no weights here; expected {' or '.join(_WEIGHTS)}, or their .index.json with its parts"
+    )
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:

@@ -194,7 +194,9 @@ class Model:
         )
         return [result.residues_of(i)[0] for i in back]
 
-    def contacts(self, sequences: Iterable[str], *, long: Literal["truncate", "full", "error"] = "truncate") -> list[Array]:
+    def contacts(
+        self, sequences: Iterable[str], *, long: Literal["truncate", "full", "error"] = "truncate"
+    ) -> list[Array]:
         """The probability that two residues touch (Cb within 8 Angstrom), for every pair.
 
         Memory grows with the square of the length: heads x L_i x L_i float32 values a layer.
@@ -243,9 +245,7 @@ class Model:
                 stacklevel=3,
             )
 
-    def _in_order(
-        self, texts: Sequence[bytes], run: Callable[[list[bytes]], Embedded]
-    ) -> tuple[Embedded, list[int]]:
+    def _in_order(self, texts: Sequence[bytes], run: Callable[[list[bytes]], Embedded]) -> tuple[Embedded, list[int]]:
         """Run with the texts sorted by length; also where each text's result then lies."""
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
         result = run([texts[i] for i in order])

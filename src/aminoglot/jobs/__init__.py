@@ -1,14 +1,14 @@
 """A job that survives: plan, shards, manifest, audit, one folder. It knows no model; a task maps a shard to arrays.
 
-    task        what a job runs: sequences in, arrays out
-    storage     files written whole or not at all
-    folder      the job's folder and its lock
-    scan        one pass over the input: records, digests, duplicates
-    plan        which protein is computed in which shard
-    manifest    which shards are done
-    shards      a shard's arrays on disk
-    run         the shards that are left, in this process
-    audit       N in = written + merged + skipped + failed
+task        what a job runs: sequences in, arrays out
+storage     files written whole or not at all
+folder      the job's folder and its lock
+scan        one pass over the input: records, digests, duplicates
+plan        which protein is computed in which shard
+manifest    which shards are done
+shards      a shard's arrays on disk
+run         the shards that are left, in this process
+audit       N in = written + merged + skipped + failed
 """
 
 from aminoglot.jobs.audit import Audit, audit

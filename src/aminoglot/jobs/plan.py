@@ -106,11 +106,11 @@ class Plan:
             column = pa.ipc.open_file(mapped).get_batch(shard).column("sequence")
             return list(column.to_pylist())
 
-    def names(self, shard: int) -> Iterator[str]:
-        """The ids of a shard's proteins, in order."""
-        with RecordFile(self.folder.records) as records:
-            for index in self.order[self.starts[shard] : self.starts[shard + 1]]:
-                yield self.renamed.get(int(index)) or records.id(int(index))
+    def named(self, records: NDArray[np.int64]) -> Iterator[tuple[str, int]]:
+        """Ids of some records, with their indices."""
+        with RecordFile(self.folder.records) as names:
+            for index in records.tolist():
+                yield self.renamed.get(index) or names.id(index), index
 
 
 def make_plan(
@@ -268,9 +268,7 @@ def _places(
     return position, np.where((twin == index) | (status == Status.SKIPPED), -1, twin)
 
 
-def _write_proteins(
-    folder: JobFolder, spool: Any, order: NDArray[np.int64], starts: NDArray[np.int64]
-) -> None:
+def _write_proteins(folder: JobFolder, spool: Any, order: NDArray[np.int64], starts: NDArray[np.int64]) -> None:
     with (
         pa.memory_map(str(spool)) as mapped,
         pa.OSFile(str(folder.proteins), "wb") as sink,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from aminoglot.jobs.manifest import Entry, Manifest
@@ -23,19 +22,17 @@ def _is_done(plan: Plan, entry: Entry | None) -> bool:
     return path.exists() and path.stat().st_size == entry.size
 
 
-def run(plan: Plan, manifest: Manifest, task: Task, done: Done, started: Callable[[int], None]) -> None:
+def run(plan: Plan, manifest: Manifest, task: Task, done: Done) -> None:
     """Compute and write every shard that is left.
 
     At most one shard is being written while one is computed. Whatever stops this, shards in the manifest are safe.
 
     Args:
         done: told how many residues were computed.
-        started: told the number of the shard that begins.
     """
     with ThreadPoolExecutor(1) as writer:
         pending: Future[None] | None = None
         for shard in left(plan, manifest):
-            started(shard)
             result = task(plan.sequences(shard), done)
             if pending is not None:
                 pending.result()

@@ -160,9 +160,7 @@ def find_duplicates(found: Scan, record_file: Path, duplicates: Duplicates) -> D
     if clashes:
         with RecordFile(record_file) as names:
             if duplicates == "error":
-                named = [
-                    f"{names.id(a)!r}: {names.place(a)} and {names.place(b)}" for a, b in clashes[:LISTED]
-                ]
+                named = [f"{names.id(a)!r}: {names.place(a)} and {names.place(b)}" for a, b in clashes[:LISTED]]
                 raise InputError(
                     f"{plural(len(clashes), 'id')} used again for another sequence:\n{listing(named, len(clashes))}\n"
                     "Rename them, or keep all with --duplicates number (P1, P1_2, P1_3, ...)"

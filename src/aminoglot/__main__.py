@@ -1,0 +1,3 @@
+from aminoglot.cli import main
+
+main()

@@ -1,0 +1,54 @@
+"""``aminoglot models`` and ``aminoglot convert``. Importing this imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+
+def models() -> None:
+    """List the models known by name: size, source, licence, and whether they are on this machine."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from aminoglot.checkpoints import KNOWN, hub
+
+    table = Table("name", "parameters", "layers", "hidden", "source", "licence", "on this machine", box=None)
+    for known in KNOWN.values():
+        here = hub.cached(known.repository) or hub.torch_hub(known)
+        shape = known.config
+        table.add_row(
+            known.name,
+            f"{shape.parameters / 1e6:,.0f} M",
+            str(shape.layers),
+            str(shape.hidden),
+            f"{known.repository} (Hugging Face)",
+            known.licence,
+            "yes" if here else "no",
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(
+        "\nA model that is not here is fetched on first use. Other models: a Hugging Face id, a folder, or a fair-esm .pt."
+        "\nrandom:NAME, such as random:esm2-8m, is a model of that shape that nobody trained, for tests and benchmarks."
+    )
+
+
+def convert(source: str, destination: Path, /, *, to: Literal["huggingface", "fair-esm"]) -> None:
+    """Write a model in another format.
+
+    Parameters
+    ----------
+    source
+        A name, a Hugging Face id, a folder, a fair-esm .pt, or random:NAME.
+    destination
+        A new folder (huggingface), or a new file named esm2_something.pt (fair-esm).
+    to
+        The format to write.
+    """
+    from aminoglot.checkpoints import convert as write
+
+    checkpoint = write(source, destination.expanduser(), to)
+    for note in checkpoint.notes:
+        print(f"note: {note}")
+    print(f"wrote {destination} ({to}), weights {checkpoint.digest[:16]}")

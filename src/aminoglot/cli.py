@@ -1,0 +1,39 @@
+"""The command line: command name to function, nothing else. Importing this imports no torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App
+
+from aminoglot import __version__
+from aminoglot.errors import AminoglotError
+
+app = App(
+    name="aminoglot",
+    help="Protein language models, from sequences to embeddings you can trust.",
+    version=__version__,
+    help_format="markdown",
+)
+app.command("aminoglot.embedding.command:embed", name="embed", help="Embed proteins into one file.")
+app.command("aminoglot.checkpoints.command:convert", name="convert", help="Write a model in another format.")
+app.command("aminoglot.checkpoints.command:models", name="models", help="List the models known by name.")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit: 0 done, 1 not everything could be done, 2 wrong usage, 130 interrupted."""
+    try:
+        status = app(arguments, exit_on_error=True, result_action="return_value")
+        sys.exit(status if isinstance(status, int) else 0)
+    except AminoglotError as error:
+        _say(f"error: {error}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _say("interrupted; what was computed is kept. Run the same command again to go on")
+        os._exit(130)  # threads may still hold work that would only delay the exit
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

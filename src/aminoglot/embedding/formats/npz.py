@@ -1,0 +1,84 @@
+"""npz: what ``numpy.load`` opens, without pickle. Written member by member, so that memory stays small."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from aminoglot.embedding.formats.base import Array, Batch, Layout
+from aminoglot.embedding.formats.stacked import SmallColumns, StackedStore, several, stacked_rows, stacked_shape
+from aminoglot.errors import OutputError
+
+_OURS = "aminoglot"
+
+
+class NpzWriter:
+    def __init__(self, path: Path, layout: Layout) -> None:
+        (self._kind,) = layout.kinds
+        self._layout = layout
+        self._small = SmallColumns()
+        self._zip = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True)
+        self._embeddings = self._member("embeddings")
+        header = {"descr": layout.dtype.newbyteorder("<").str, "fortran_order": False, "shape": stacked_shape(layout)}
+        np.lib.format.write_array_header_2_0(self._embeddings, header)
+
+    def _member(self, name: str) -> IO[bytes]:
+        # ZipInfo's default date is 1980: outputs hold no times
+        return self._zip.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
+
+    def write(self, batch: Batch) -> None:
+        self._small.add(batch)
+        self._embeddings.write(stacked_rows(batch, self._kind, self._layout.several).data)
+
+    def finish(self, provenance: Mapping[str, Any]) -> None:
+        self._embeddings.close()
+        texts = {"ids": self._small.ids, "original_ids": self._small.original_ids}
+        arrays: dict[str, Array] = {name: np.array(text, dtype=np.str_) for name, text in texts.items()}
+        arrays |= self._small.arrays(self._kind)
+        arrays[_OURS] = np.array(json.dumps(provenance))
+        for name, array in arrays.items():
+            with self._member(name) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+        self._zip.close()
+
+    def abort(self) -> None:
+        self._embeddings.close()
+        self._zip.close()
+
+
+class NpzStore(StackedStore):
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = np.load(path, allow_pickle=False)
+            if _OURS not in self._file:
+                raise OutputError(f"{path}: an npz file, but not of embeddings that aminoglot wrote")
+            self.provenance = json.loads(str(self._file[_OURS]))
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise OutputError(f"{path}: not a readable npz file, or cut short ({error})") from error
+        self._several = several(self.provenance)
+        self._offsets = self._file["offsets"] if "offsets" in self._file else None
+
+    @cached_property
+    def _embeddings(self) -> Array:
+        array: Array = self._file["embeddings"]
+        return array
+
+    @cached_property
+    def ids(self) -> Sequence[str]:
+        ids: list[str] = self._file["ids"].tolist()
+        return ids
+
+    def _slice(self, start: int, stop: int) -> Array:
+        return self._embeddings[start:stop]
+
+    def matrix(self) -> Array:
+        return self._embeddings if self._offsets is None else super().matrix()
+
+    def close(self) -> None:
+        self._file.close()

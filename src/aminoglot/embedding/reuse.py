@@ -1,0 +1,85 @@
+"""Results of an older output: proteins it holds, with the same model and options, need not be computed again."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from aminoglot.embedding.export import table_path
+from aminoglot.embedding.formats import reader
+from aminoglot.embedding.formats.base import Store
+from aminoglot.engine import Embedded
+from aminoglot.errors import InputError, listing
+from aminoglot.jobs import changes
+
+DECIDING = (
+    "model_digest", "per", "layers", "several_layers", "pool", "long", "limit", "precision", "dtype", "content"
+)  # fmt: skip
+"""Entries of the provenance that must agree; ``content`` ties the table of proteins to its file."""
+
+
+class Reuse:
+    """An older output, by sequence.
+
+    Args:
+        path: its file; its table of proteins must lie beside it.
+        provenance: what this job's output will say of its making.
+
+    Raises:
+        InputError: when the table is missing, or the file was made with another model or other options.
+    """
+
+    def __init__(self, path: Path, provenance: Mapping[str, Any]) -> None:
+        if provenance["per"] == "both":
+            raise InputError("--reuse takes one file, and --per both writes two; run per protein and per residue apart")
+        if not path.exists():
+            raise InputError(f"--reuse {path}: no such file")
+        self._store: Store = reader(path)
+        wanted = [key for key in DECIDING if key != "content"]
+        old = {key: self._store.provenance.get(key) for key in wanted}
+        different = changes(old, {key: provenance[key] for key in wanted})
+        if different:
+            raise InputError(
+                f"--reuse {path}: made in another way, so its results cannot be used:\n{listing(different)}"
+            )
+        self._several = bool(provenance["several_layers"])
+        digests, self._ids = _read_table(table_path(path))
+        order = np.argsort(digests)
+        self._digests, self._order = digests[order], order
+
+    def find(self, sequences: Sequence[bytes]) -> dict[int, str]:
+        """Ids in the old file, by index, of those sequences that it holds."""
+        wanted = np.array([hashlib.sha256(sequence).hexdigest()[:32].encode() for sequence in sequences], dtype="S32")
+        at = np.searchsorted(self._digests, wanted)
+        at[at == len(self._digests)] = 0
+        hits = np.flatnonzero(self._digests[at] == wanted) if len(self._digests) else np.zeros(0, dtype=int)
+        return {int(i): self._ids[int(self._order[at[i]])].as_py() for i in hits}
+
+    def fetch(self, name: str, into: Embedded, slot: int) -> None:
+        """Copy one protein's result into place."""
+        array = self._store[name]
+        layered = array if self._several else array[None]
+        if into.protein is not None:
+            into.protein[slot] = layered
+        else:
+            into.residues_of(slot)[:] = layered
+
+
+def _read_table(path: Path) -> tuple[Any, pa.Array]:
+    """Digests (first 32 hex digits) and ids of the proteins an output holds."""
+    if not path.is_file():
+        raise InputError(f"--reuse needs the table {path.name} that was written beside that file; it is not there")
+    digests: list[bytes] = []
+    ids: list[str] = []
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
+            if row["status"] == "written":
+                digests.append(row["sequence_sha256"][:32].encode())
+                ids.append(row["id"])
+    return np.array(digests, dtype="S32"), pa.array(ids, pa.string())

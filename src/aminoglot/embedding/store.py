@@ -1,0 +1,51 @@
+"""Reading embeddings back: ``aminoglot.open``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aminoglot.embedding.formats import ContentDigest, Store, reader
+from aminoglot.errors import InputError, OutputError
+
+
+def open(path: str | Path) -> Store:  # noqa: A001 (the public name is aminoglot.open)
+    """Open a file of embeddings: any format aminoglot writes, or an h5 with one dataset a protein, as UniProt's.
+
+    Returns:
+        A :class:`~aminoglot.embedding.formats.base.Store`: ``store.ids``, ``store["P12345"]``, ``store.matrix()``,
+        and ``for id, array in store``.
+
+    Raises:
+        InputError: when there is no such file, or its suffix is none of ours.
+        OutputError: when it is cut short or damaged.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    return reader(path)
+
+
+def verify(path: Path) -> int:
+    """Read every embedding of an output and hold them against the digest it was written with.
+
+    Returns:
+        How many proteins it holds.
+
+    Raises:
+        OutputError: when anything differs.
+    """
+    digest = ContentDigest()
+    count = 0
+    with open(path) as store:
+        try:
+            for name, array in store:
+                digest.add(name, array)
+                count += 1
+        except (OSError, ValueError, RuntimeError) as error:
+            raise OutputError(f"{path}: damaged ({error}); run with --overwrite to compute it again") from error
+        expected = store.provenance.get("content")
+    if str(digest) != expected:
+        raise OutputError(
+            f"{path}: its {count:,} embeddings are not those that were written; run with --overwrite to compute them again"
+        )
+    return count
