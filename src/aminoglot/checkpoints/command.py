@@ -29,7 +29,7 @@ def models() -> None:
     console = Console(highlight=False)
     console.print(table)
     console.print(
-        "\nA model that is not here is fetched on first use. Other models: a Hugging Face id, a folder, or a fair-esm .pt."
+        "\nA model that is not here is fetched on first use. Others: a Hugging Face id, a folder, or a fair-esm .pt."
         "\nrandom:NAME, such as random:esm2-8m, is a model of that shape that nobody trained, for tests and benchmarks."
     )
 

@@ -34,7 +34,7 @@ def load(path: Path) -> Any:
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         if asked:
             raise ModelError(
-                f"{path}: refused: the file asks Python for {asked[1]}, and a checkpoint needs only tensors and settings"
+                f"{path}: refused: the file asks Python for {asked[1]}; a checkpoint needs only tensors and settings"
             ) from error
         raise ModelError(f"{path}: not a torch checkpoint, or damaged ({_first_line(error)})") from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:

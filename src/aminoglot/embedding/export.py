@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from aminoglot.embedding.formats import Batch, ContentDigest, Kind, Layout, Writer, writer
@@ -19,6 +20,7 @@ from aminoglot.jobs.scan import BATCH, RecordFile
 from aminoglot.jobs.storage import explained, sync, write_whole
 
 _BATCH_BYTES = 64 << 20
+_STATUS = {int(status): status.name.lower() for status in Status}
 COLUMNS = (
     "id",
     "original_id",
@@ -80,8 +82,8 @@ def export(
     for path in temporary.values():
         _remove(path)
     with explained(output), Results(plan) as results:
-        exporter = _Exporter(plan, audit, results, done)
-        write_whole(table, lambda path: exporter.write(path, files, temporary, output, dtype, hidden))
+        exporter = _Exporter(plan, audit, results, dtype, hidden, done)
+        write_whole(table, lambda path: exporter.write(path, files, temporary, output))
         for path, made in temporary.items():
             sync(made)
             if made.is_dir():
@@ -92,10 +94,20 @@ def export(
 
 
 class _Exporter:
-    def __init__(self, plan: Plan, audit: Audit, results: Results, done: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        audit: Audit,
+        results: Results,
+        dtype: np.dtype[Any],
+        hidden: int,
+        done: Callable[[int], None],
+    ) -> None:
         self.plan, self.audit, self.results, self.done = plan, audit, results, done
+        self._dtype, self._hidden = dtype, hidden
         self.per: Per = plan.provenance["per"]
         self.several = bool(plan.provenance["several_layers"])
+        self._vector_bytes = len(plan.provenance["layers"]) * hidden * dtype.itemsize
 
     def write(
         self,
@@ -103,13 +115,11 @@ class _Exporter:
         files: Mapping[Path, tuple[Kind, ...]],
         temporary: Mapping[Path, Path],
         output: Path,
-        dtype: np.dtype[Any],
-        hidden: int,
     ) -> None:
         with ExitStack() as stack, table.open("w", encoding="utf-8", newline="") as text:
             writers: list[tuple[Writer, Kind, ContentDigest]] = []
             for path, kinds in files.items():
-                made = writer(output, temporary[path], self._layout(kinds, dtype, hidden))
+                made = writer(output, temporary[path], self._layout(kinds))
                 stack.callback(made.abort)
                 writers.append((made, kinds[0], ContentDigest()))
             text.write("\t".join(COLUMNS) + "\n")
@@ -123,7 +133,7 @@ class _Exporter:
                 made.finish({**self.plan.provenance, **held})
             stack.pop_all()
 
-    def _layout(self, kinds: tuple[Kind, ...], dtype: np.dtype[Any], hidden: int) -> Layout:
+    def _layout(self, kinds: tuple[Kind, ...]) -> Layout:
         written = self.audit.status == Status.WRITTEN
         provenance = self.plan.provenance
         return Layout(
@@ -131,8 +141,8 @@ class _Exporter:
             provenance["pool"],
             tuple(provenance["layers"]),
             self.several,
-            hidden,
-            dtype,
+            self._hidden,
+            self._dtype,
             int(written.sum()),
             int(self.results.rows[self.plan.position[written]].sum()),
         )
@@ -140,113 +150,81 @@ class _Exporter:
     def _batches(self, table: TextIO) -> Iterator[Batch]:
         """Every record into the table, every written one into batches of bounded size."""
         with RecordFile(self.plan.folder.records) as records:
-            pending = _Pending()
             for number in range(records.batches):
-                columns = records.batch(number).to_pydict()
-                record = number * BATCH
-                for original, name, replaced, why in zip(
-                    columns["original_id"], columns["id"], columns["replaced"], columns["why"], strict=True
-                ):
-                    name = self.plan.renamed.get(record) or name
-                    rows = 0
-                    if self.audit.status[record] == Status.WRITTEN:
-                        rows = self._fetch(pending, record, name, original, replaced)
-                    self._row(table, records, record, (name, original), rows, replaced, why or "")
-                    record += 1
-                    if pending.full:
-                        yield pending.take()
-                self.done(len(columns["id"]))
-            if pending.ids:
-                yield pending.take()
+                part = records.batch(number)
+                span = np.arange(number * BATCH, number * BATCH + len(part))
+                rows = np.zeros(len(span), dtype=np.int64)
+                written = np.flatnonzero(self.audit.status[span] == Status.WRITTEN)
+                rows[written] = self.results.rows[self.plan.position[span[written]]]
+                ids = [self.plan.renamed.get(r) or name for r, name in enumerate(part["id"].to_pylist(), int(span[0]))]
+                self._rows(table, records, part, span, ids, rows)
+                originals, replaced = part["original_id"].to_pylist(), part["replaced"].to_numpy()
+                for chosen in self._chunks(written, rows):
+                    yield Batch(
+                        [ids[i] for i in chosen],
+                        [originals[i] for i in chosen],
+                        self.plan.lengths[span[chosen]],
+                        rows[chosen],
+                        replaced[chosen].astype(np.int64),
+                        self.plan.digests[span[chosen]],
+                        *self._arrays(self.plan.position[span[chosen]]),
+                    )
+                self.done(len(span))
 
-    def _fetch(self, pending: _Pending, record: int, name: str, original: str, replaced: int) -> int:
-        """Put one protein's result into the batch; returns how many residues were embedded."""
-        position = int(self.plan.position[record])
-        rows = int(self.results.rows[position])
-        protein = self._layers(self.results.protein(position)) if self.per != "residue" else None
-        residue = self._layers(self.results.residue(position)) if self.per != "protein" else None
-        numbers = (int(self.plan.lengths[record]), rows, replaced)
-        pending.add(name, original, numbers, self.plan.digests[record], protein, residue)
-        return rows
+    def _chunks(self, written: NDArray[np.int64], rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """Cut the written records of a batch so that each part's arrays fit in some tens of megabytes."""
+        vectors = (self.per != "residue") + rows[written] * (self.per != "protein")
+        made = np.cumsum(vectors) * self._vector_bytes
+        start = 0
+        while start < len(written):
+            before = int(made[start - 1]) if start else 0
+            stop = max(start + 1, int(np.searchsorted(made, before + _BATCH_BYTES, side="right")))
+            yield written[start:stop]
+            start = stop
 
-    def _layers(self, array: NDArray[Any]) -> NDArray[Any]:
-        return array if self.several else array[0]
+    def _arrays(self, positions: NDArray[np.int64]) -> tuple[NDArray[Any] | None, list[NDArray[Any]] | None]:
+        """Results of some proteins, the layer axis left out where one layer was asked for."""
+        protein = self.results.proteins(positions) if self.per != "residue" else None
+        residue = [self.results.residue(p) for p in positions.tolist()] if self.per != "protein" else None
+        if not self.several:
+            protein = None if protein is None else protein[:, 0]
+            residue = None if residue is None else [array[0] for array in residue]
+        return protein, residue
 
-    def _row(
+    def _rows(
         self,
         table: TextIO,
         records: RecordFile,
-        record: int,
-        names: tuple[str, str],
-        rows: int,
-        replaced: int,
-        why: str,
+        part: pa.RecordBatch,
+        span: NDArray[np.int64],
+        ids: list[str],
+        rows: NDArray[np.int64],
     ) -> None:
-        plan, status = self.plan, Status(int(self.audit.status[record]))
-        twin = int(plan.twin[record])
-        twin_id = "" if twin < 0 else plan.renamed.get(twin) or records.id(twin)
-        if status == Status.FAILED:
-            why = self.audit.reasons[int(plan.position[record])]
-        elif status == Status.SKIPPED and not why:
-            why = f"longer than {plan.provenance['limit']} residues"
-        length = int(plan.lengths[record])
-        digest = plan.digests[record].tobytes().hex() if length else ""
-        table.write(
-            f"{names[0]}\t{names[1]}\t{status.name.lower()}\t{length}\t{rows}\t{replaced}\t{twin_id}\t{digest}\t{why}\n"
+        """The table's rows for one batch of records."""
+        plan = self.plan
+        columns = zip(
+            ids,
+            part["original_id"].to_pylist(),
+            self.audit.status[span].tolist(),
+            plan.lengths[span].tolist(),
+            rows.tolist(),
+            part["replaced"].to_pylist(),
+            plan.twin[span].tolist(),
+            part["why"].to_pylist(),
+            span.tolist(),
+            strict=True,
         )
-
-
-class _Pending:
-    """A batch that fills up."""
-
-    def __init__(self) -> None:
-        self._clear()
-
-    def _clear(self) -> None:
-        self.ids: list[str] = []
-        self._originals: list[str] = []
-        self._numbers: list[tuple[int, int, int]] = []
-        self._digests: list[NDArray[np.uint8]] = []
-        self._protein: list[NDArray[Any]] = []
-        self._residue: list[NDArray[Any]] = []
-        self._bytes = 0
-
-    @property
-    def full(self) -> bool:
-        return self._bytes > _BATCH_BYTES or len(self.ids) >= BATCH
-
-    def add(
-        self,
-        name: str,
-        original: str,
-        numbers: tuple[int, int, int],
-        digest: NDArray[np.uint8],
-        protein: NDArray[Any] | None,
-        residue: NDArray[Any] | None,
-    ) -> None:
-        self.ids.append(name)
-        self._originals.append(original)
-        self._numbers.append(numbers)
-        self._digests.append(digest)
-        for array, column in ((protein, self._protein), (residue, self._residue)):
-            if array is not None:
-                column.append(array)
-                self._bytes += array.nbytes
-
-    def take(self) -> Batch:
-        lengths, rows, replaced = np.array(self._numbers, dtype=np.int64).T
-        batch = Batch(
-            self.ids,
-            self._originals,
-            lengths,
-            rows,
-            replaced,
-            np.stack(self._digests),
-            np.stack(self._protein) if self._protein else None,
-            self._residue or None,
-        )
-        self._clear()
-        return batch
+        for name, original, status, length, embedded, replaced, twin, why, record in columns:
+            if status == Status.FAILED:
+                why = self.audit.reasons[int(plan.position[record])]
+            elif status == Status.SKIPPED and not why:
+                why = f"longer than {plan.provenance['limit']} residues"
+            twin_id = "" if twin < 0 else plan.renamed.get(twin) or records.id(twin)
+            digest = plan.digests[record].tobytes().hex() if length else ""
+            table.write(
+                f"{name}\t{original}\t{_STATUS[status]}\t{length}\t{embedded}\t{replaced}\t{twin_id}\t{digest}\t"
+                f"{why or ''}\n"
+            )
 
 
 def _remove(path: Path) -> None:

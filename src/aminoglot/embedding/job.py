@@ -232,7 +232,7 @@ class _Job:
         if len(todo) < plan.shards:
             self.report.say(f"going on: {plan.shards - len(todo):,} of {plural(plan.shards, 'shard')} are done already")
         on_the_way = sum(int(task.output(plan.shard_lengths(shard)).sum()) for shard in todo)
-        reporting.check_room(plan, self.output, need, on_the_way)
+        reporting.check_room(self.output, need, on_the_way)
         started = time.monotonic()
         with self.report.progress("embedding", residues, "residues") as done:
             run(plan, manifest, task, done)

@@ -129,7 +129,8 @@ class _Lines:
             rate = self._made / (now - self._started)
             left = (self._total - self._made) / max(rate, 1e-9)
             self._report.say(
-                f"{self._what}: {self._made:,} of {self._total:,} {self._unit}, {rate:,.0f}/s, {left / 60:,.0f} min left"
+                f"{self._what}: {self._made:,} of {self._total:,} {self._unit}, {rate:,.0f}/s, "
+                f"{left / 60:,.0f} min left"
             )
 
 
@@ -151,7 +152,7 @@ def output_bytes(per: Per, proteins: int, residues: int, vector: int) -> int:
     return vectors * vector + proteins * BYTES_A_PROTEIN * files
 
 
-def check_room(plan: Plan, output: Path, need: int, shards: int) -> None:
+def check_room(output: Path, need: int, shards: int) -> None:
     """Refuse a job whose shards and output cannot fit on the disk.
 
     Raises:
@@ -160,8 +161,8 @@ def check_room(plan: Plan, output: Path, need: int, shards: int) -> None:
     free = shutil.disk_usage(output.parent).free
     if need + shards > free:
         raise OutputError(
-            f"{output}: the job needs about {size(need)} for its output and {size(shards)} on the way, and the disk has "
-            f"{size(free)} free. Choose another disk, --per protein, fewer layers or --dtype float16"
+            f"{output}: the job needs about {size(need)} for its output and {size(shards)} on the way, and the disk "
+            f"has {size(free)} free. Choose another disk, --per protein, fewer layers or --dtype float16"
         )
 
 

@@ -31,11 +31,18 @@ class Results:
         self.rows: NDArray[np.int64] = np.concatenate([np.zeros(0, dtype=np.int64), *found])
         self._ends = np.concatenate(([0], np.cumsum(self.rows)))
 
-    def protein(self, position: int) -> NDArray[Any]:
-        """[C, D]."""
-        shard, first = self._place(position)
-        vector: NDArray[Any] = self._shard(shard).rows("protein", position - first, position - first + 1)[0]
-        return vector
+    def proteins(self, positions: NDArray[np.int64]) -> NDArray[Any]:
+        """Vectors of many proteins, [n, C, D], fetched shard by shard."""
+        shards = np.searchsorted(self._plan.starts, positions, side="right") - 1
+        order = np.argsort(shards, kind="stable")
+        cuts = np.flatnonzero(np.diff(shards[order])) + 1
+        parts = [
+            self._shard(int(shards[group[0]])).take("protein", positions[group] - self._plan.starts[shards[group[0]]])
+            for group in np.split(order, cuts)
+        ]
+        vectors = np.concatenate(parts)
+        vectors[order] = vectors.copy()
+        return vectors
 
     def residue(self, position: int) -> NDArray[Any]:
         """[C, L, D]."""

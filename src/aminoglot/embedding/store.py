@@ -8,7 +8,7 @@ from aminoglot.embedding.formats import ContentDigest, Store, reader
 from aminoglot.errors import InputError, OutputError
 
 
-def open(path: str | Path) -> Store:  # noqa: A001 (the public name is aminoglot.open)
+def open(path: str | Path) -> Store:
     """Open a file of embeddings: any format aminoglot writes, or an h5 with one dataset a protein, as UniProt's.
 
     Returns:
@@ -46,6 +46,7 @@ def verify(path: Path) -> int:
         expected = store.provenance.get("content")
     if str(digest) != expected:
         raise OutputError(
-            f"{path}: its {count:,} embeddings are not those that were written; run with --overwrite to compute them again"
+            f"{path}: its {count:,} embeddings are not those that were written; "
+            "run with --overwrite to compute them again"
         )
     return count

@@ -30,16 +30,14 @@ class EmbeddingTask:
         self.limits = ShardLimits(cost=_COST.get(model.hardware.kind, _COST_ON_A_GPU))
 
     def rows(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Residues embedded of proteins of these lengths."""
-        if self.request.long in ("window", "full"):
-            return lengths
-        return np.where(lengths <= self.request.limit, lengths, self.request.embedded(self.request.limit + 1))
+        """Residues embedded of proteins of these lengths (the plan has left out or refused the others)."""
+        return np.minimum(lengths, self.request.limit) if self.request.long == "truncate" else lengths
 
     def cost(self, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
         tokens = self.rows(lengths)
         windowed = (lengths > self.request.limit) & (self.request.long == "window")
         context = np.where(windowed, self.request.limit, tokens)
-        flops = tokens * np.array([self.model.config.flops_per_token(int(length)) for length in context])
+        flops: NDArray[np.float64] = tokens * self.model.config.flops_per_token(context)
         return np.where(windowed, 2 * flops, flops)
 
     def output(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -239,8 +239,8 @@ class Model:
             raise InputError(f"{plural(len(long), 'sequence')} over {request.limit:,} residues:\n{listing(named)}")
         if request.long == "truncate":
             warnings.warn(
-                f"{len(long):,} of {len(texts):,} sequences have more than {request.limit:,} residues and were truncated "
-                f"(long='window' embeds all residues); the first is sequence {long[0]}",
+                f"{len(long):,} of {len(texts):,} sequences have more than {request.limit:,} residues and were "
+                f"truncated (long='window' embeds all residues); the first is sequence {long[0]}",
                 AminoglotWarning,
                 stacklevel=3,
             )

@@ -13,7 +13,7 @@ Pool = Literal["mean", "cls", "max"]
 Long = Literal["truncate", "window", "full", "skip", "error"]
 PrecisionChoice = Literal["auto", "fp32", "bf16"]
 Device = str
-Layer = int | str | Sequence[int]
+Layer = int | str | Sequence[int] | Sequence[str]
 """A layer's number (0 to L, or -1 for the last, -2 for the one before ...), several of them, or ``"all"``."""
 
 
@@ -68,7 +68,7 @@ def resolve_layers(layer: Layer, count: int) -> tuple[tuple[int, ...], bool]:
     if layer == "all":
         return tuple(range(count + 1)), True
     several = not isinstance(layer, int | str)
-    asked: Sequence[int | str] = layer if several else [layer]  # type: ignore[assignment, list-item]
+    asked: Sequence[int | str] = [layer] if isinstance(layer, int | str) else layer
     numbers = []
     for value in asked:
         try:

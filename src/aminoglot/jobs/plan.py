@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -179,7 +180,8 @@ def read_plan(folder: JobFolder) -> Plan:
         arrays = load_file(folder.decisions)
     except Exception as error:
         raise JobError(
-            f"{folder.path}: the job's plan cannot be read ({error}); remove that folder, or add --overwrite, to start anew"
+            f"{folder.path}: the job's plan cannot be read ({error}); remove that folder, or add --overwrite, "
+            "to start anew"
         ) from error
     return Plan(
         folder,
@@ -276,7 +278,7 @@ def _write_proteins(folder: JobFolder, spool: Any, order: NDArray[np.int64], sta
     ):
         file = pa.ipc.open_file(mapped)
         columns = [file.get_batch(i).column("sequence") for i in range(file.num_record_batches)]
-        for start, stop in zip(starts[:-1], starts[1:], strict=True):
+        for start, stop in pairwise(starts):
             batch, row = np.divmod(order[start:stop], BATCH)
             sequences = [columns[b][r].as_py() for b, r in zip(batch.tolist(), row.tolist(), strict=True)]
             out.write_batch(pa.record_batch([pa.array(sequences, pa.large_binary())], schema=SEQUENCES))

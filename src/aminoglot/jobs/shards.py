@@ -39,6 +39,7 @@ class ShardReader:
     """Rows of a shard's arrays, read (not mapped) so that memory stays with what is asked for."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file = path.open("rb", buffering=0)
         size = int.from_bytes(self._file.read(8), "little")
         self._header = json.loads(self._file.read(size))
@@ -52,14 +53,21 @@ class ShardReader:
 
     def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Rows ``start`` to ``stop`` of one array."""
-        info = self._header[name]
-        dtype = np.dtype(_DTYPES[info["dtype"]])
-        shape = tuple(info["shape"][1:])
-        width = dtype.itemsize * int(np.prod(shape))
-        at = self._data + info["data_offsets"][0] + start * width
-        self._file.seek(at)
+        dtype, shape, at = self._array(name)
+        width = dtype.itemsize * int(np.prod(shape[1:]))
+        self._file.seek(at + start * width)
         raw = self._file.read((stop - start) * width)
-        return np.frombuffer(raw, dtype=dtype).reshape(stop - start, *shape)
+        return np.frombuffer(raw, dtype=dtype).reshape(stop - start, *shape[1:])
+
+    def take(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Any rows of one array, through a map that is gone afterwards."""
+        dtype, shape, at = self._array(name)
+        mapped = np.memmap(self._path, dtype=dtype, mode="r", offset=at, shape=shape)
+        return np.asarray(mapped[rows])
+
+    def _array(self, name: str) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+        info = self._header[name]
+        return np.dtype(_DTYPES[info["dtype"]]), tuple(info["shape"]), self._data + info["data_offsets"][0]
 
     def all(self, name: str) -> NDArray[Any]:
         """One array whole."""

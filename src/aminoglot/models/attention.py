@@ -20,7 +20,7 @@ Kernel = Callable[[Tensor, Tensor, Tensor, Packed], Tensor]
 
 
 def attention(q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, batch: Packed) -> Tensor:
-    """Bidirectional attention within each sequence. Queries come already scaled.
+    """Bidirectional attention within each sequence, scores scaled by K^-0.5.
 
     Returns:
         [T, H, K], in the type of the values.
@@ -43,7 +43,7 @@ def by_runs(q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, batch: Packed) -> Tenso
     out_THK = torch.empty_like(v_THK)
     for run in batch.runs:
         q_NHSK, k_NHSK, v_NHSK = (_rectangle(x_THK, run.start, run.stop, run.length) for x_THK in (q_THK, k_THK, v_THK))
-        o_NHSK = F.scaled_dot_product_attention(q_NHSK, k_NHSK, v_NHSK, scale=1.0)
+        o_NHSK = F.scaled_dot_product_attention(q_NHSK, k_NHSK, v_NHSK)
         out_THK[run.start : run.stop] = o_NHSK.transpose(1, 2).reshape(-1, *v_THK.shape[1:])
     return out_THK
 
@@ -54,7 +54,8 @@ def variable_length(q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, batch: Packed) 
 
     longest = max(batch.lengths)
     cu_seqlens = batch.cu_seqlens
-    out_THK: Tensor = varlen_attn(q_THK, k_THK, v_THK, cu_seqlens, cu_seqlens, longest, longest, scale=1.0)
+    out_THK = varlen_attn(q_THK, k_THK, v_THK, cu_seqlens, cu_seqlens, longest, longest)
+    assert isinstance(out_THK, Tensor)
     return out_THK
 
 
@@ -71,9 +72,9 @@ def probabilities(q_THK: Tensor, k_THK: Tensor, batch: Packed) -> Iterator[Tenso
     """The attention probabilities of each sequence, float32 [H, S, S], one sequence at a time."""
     for q_SHK, k_SHK in zip(q_THK.split(batch.lengths), k_THK.split(batch.lengths), strict=True):
         scores_HSS = q_SHK.transpose(0, 1).float() @ k_SHK.permute(1, 2, 0).float()
-        yield scores_HSS.softmax(-1)
+        yield (scores_HSS * q_SHK.shape[-1] ** -0.5).softmax(-1)
 
 
 def _rectangle(x_THK: Tensor, start: int, stop: int, length: int) -> Tensor:
     """Rows of one run as [N, H, S, K]: a view, nothing is copied."""
-    return x_THK[start:stop].unflatten(0, (-1, length)).transpose(1, 2)
+    return x_THK[start:stop].view(-1, length, *x_THK.shape[1:]).transpose(1, 2)

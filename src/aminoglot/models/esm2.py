@@ -5,7 +5,7 @@ published weights only if it is kept:
 
 - token dropout also scales at inference: embeddings of ``<mask>`` are zeroed, and every sequence is multiplied by
   (1 - 0.12) / (1 - its share of masks), so 0.88 without any (0.12 = 15 % masked in training x 80 % shown as <mask>);
-- queries are scaled by K^-0.5 before the rotation, and rotation pairs element i with i + K/2 (not with i + 1);
+- rotation pairs element i of a head with i + K/2 (not with i + 1);
 - the released weights hold rotary frequencies that were rounded to fp16; they are taken as they are, and angles,
   cosines and sines are float32 in every precision;
 - GELU is the exact one (erf);
@@ -18,8 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,6 +35,7 @@ NORM_EPSILON = 1e-5
 LONGEST = 1022
 """The model card's limit in residues; cls and eos make it 1,024 tokens."""
 MASKED_IN_TRAINING = 0.15 * 0.8
+MASK_ID = ESM2_ALPHABET.tokens.index("<mask>")
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,10 @@ class ESM2Config:
         heads = (d * d + d) + 2 * d + vocabulary + self.layers * self.heads + 1
         return encoder + heads
 
-    def flops_per_token(self, length: int) -> float:
-        """Floating-point operations of one forward pass through the encoder, a token of a sequence of ``length``."""
-        return 2.0 * self.layers * 12 * self.hidden**2 + 4.0 * self.layers * self.hidden * length
+    def flops_per_token(self, length: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Floating-point operations of one pass through the encoder, for a token of sequences of these lengths."""
+        products = 2.0 * self.layers * 12 * self.hidden**2
+        return np.asarray(products + 4.0 * self.layers * self.hidden * length, dtype=np.float64)
 
 
 SIZES = {
@@ -90,7 +95,7 @@ def rotary_frequencies(head_size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Rotary:
-    """Cosines and sines of every token's angles, float32 [T, 1, K/2]: computed once a batch, used in every layer."""
+    """Cosines and signed sines of every token's angles, float32 [T, 1, K]: computed once a batch for all layers."""
 
     cos: Tensor
     sin: Tensor
@@ -98,12 +103,14 @@ class Rotary:
     @classmethod
     def of(cls, positions_T: Tensor, frequencies: Tensor) -> Rotary:
         angles = (positions_T.float()[:, None] * frequencies.float())[:, None, :]
-        return cls(angles.cos(), angles.sin())
+        cos, sin = angles.cos(), angles.sin()
+        return cls(torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1))
 
     def __call__(self, x_THK: Tensor) -> Tensor:
         """Rotate the pairs (i, i + K/2) of each head; the result has the type of the input."""
-        a, b = x_THK.float().chunk(2, dim=-1)
-        return torch.cat((a * self.cos - b * self.sin, b * self.cos + a * self.sin), dim=-1).to(x_THK.dtype)
+        x_THK, dtype = x_THK.float(), x_THK.dtype
+        swapped_THK = x_THK.roll(x_THK.shape[-1] // 2, -1)
+        return torch.addcmul(x_THK * self.cos, swapped_THK, self.sin).to(dtype)
 
 
 class Attention(nn.Module):
@@ -118,8 +125,8 @@ class Attention(nn.Module):
         self.output = Linear(config.hidden, config.hidden)
 
     def queries_keys(self, x_TD: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor]:
-        """Scaled and rotated queries and keys, each [T, H, K]."""
-        q_THK = (self.query(x_TD) * self.shape[1] ** -0.5).unflatten(-1, self.shape)
+        """Rotated queries and keys, each [T, H, K]."""
+        q_THK = self.query(x_TD).unflatten(-1, self.shape)
         k_THK = self.key(x_TD).unflatten(-1, self.shape)
         return rotary(q_THK), rotary(k_THK)
 
@@ -144,7 +151,8 @@ class Block(nn.Module):
 
     def forward(self, x_TD: Tensor, rotary: Rotary, batch: Packed) -> Tensor:
         x_TD = x_TD + self.attention(self.attention_norm(x_TD), rotary, batch)
-        return x_TD + self.down(F.gelu(self.up(self.feed_forward_norm(x_TD))))
+        out_TD: Tensor = x_TD + self.down(F.gelu(self.up(self.feed_forward_norm(x_TD))))
+        return out_TD
 
     def attention_maps(self, x_TD: Tensor, rotary: Rotary, batch: Packed) -> Iterator[Tensor]:
         """This layer's attention probabilities, one protein after the other, float32 [H, S, S]."""
@@ -197,7 +205,8 @@ class ESM2(nn.Module):
     def __init__(self, config: ESM2Config) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(len(ESM2_ALPHABET.tokens), config.hidden)
+        vocabulary = len(ESM2_ALPHABET.tokens)
+        self.embedding = nn.Embedding(vocabulary, config.hidden, _weight=torch.empty(vocabulary, config.hidden))
         self.register_buffer("frequencies", rotary_frequencies(config.head_size))
         self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.final_norm = nn.LayerNorm(config.hidden, NORM_EPSILON)
@@ -242,7 +251,8 @@ class ESM2(nn.Module):
 
         def add_evidence(layer: int, x_TD: Tensor) -> None:
             if layer < self.config.layers:
-                for index, map_HSS in enumerate(self.layers[layer].attention_maps(x_TD, rotary, batch)):
+                block = cast(Block, self.layers[layer])
+                for index, map_HSS in enumerate(block.attention_maps(x_TD, rotary, batch)):
                     odds[index] = odds[index] + head.evidence(layer, map_HSS)
 
         self._run(batch, self.config.layers, add_evidence)
@@ -261,7 +271,8 @@ class ESM2(nn.Module):
         x_TD: Tensor = self.embedding(batch.tokens_T)
         if not self.config.token_dropout:
             return x_TD
-        masked_T = batch.tokens_T == ESM2_ALPHABET.mask
+        masked_T = batch.tokens_T.eq(MASK_ID)
         share_B = batch.per_sequence_sum(masked_T.float()) / batch.lengths_B
         scale_T = (1 - MASKED_IN_TRAINING) / (1 - batch.per_token(share_B))
-        return x_TD * scale_T.masked_fill(masked_T, 0.0)[:, None]
+        scaled_TD: Tensor = x_TD * scale_T.masked_fill(masked_T, 0.0)[:, None]
+        return scaled_TD

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from aminoglot.errors import InputError
 
@@ -21,9 +21,24 @@ STDIN = "-"
 """The path that means standard input."""
 
 SUFFIXES = frozenset(
-    ".fasta .fa .faa .fas .fsa .pep .mpfa .aa .csv .tsv .tab .txt .parquet .pq".split(),
+    [
+        ".fasta",
+        ".fa",
+        ".faa",
+        ".fas",
+        ".fsa",
+        ".pep",
+        ".mpfa",
+        ".aa",
+        ".csv",
+        ".tsv",
+        ".tab",
+        ".txt",
+        ".parquet",
+        ".pq",
+    ],
 )
-_COMPRESSED = frozenset(".gz .bz2 .xz .zst .zstd".split())
+COMPRESSED = frozenset([".gz", ".bz2", ".xz", ".zst", ".zstd"])
 _MAGIC = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bz2",
@@ -79,9 +94,9 @@ def _decompressed(raw: BinaryIO, kind: str | None) -> Iterator[io.BufferedReader
         with pa.CompressedInputStream(raw, "zstd") as stream:
             yield io.BufferedReader(stream, _BUFFER)
     else:
-        opener = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}[kind]
+        opener: Any = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}[kind]
         with opener(raw, "rb") as stream:
-            yield io.BufferedReader(cast(io.RawIOBase, stream), _BUFFER)
+            yield io.BufferedReader(stream, _BUFFER)
 
 
 def sources(paths: Sequence[str | Path], stdin_copy: Path) -> tuple[list[Source], list[str]]:
@@ -120,7 +135,7 @@ def sources(paths: Sequence[str | Path], stdin_copy: Path) -> tuple[list[Source]
 
 def _is_sequence_file(path: Path) -> bool:
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in _COMPRESSED:
+    if suffixes and suffixes[-1] in COMPRESSED:
         suffixes.pop()
     return bool(suffixes) and suffixes[-1] in SUFFIXES
 

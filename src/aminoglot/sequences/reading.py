@@ -186,3 +186,8 @@ def _refuse_binary(name: str, start: bytes) -> None:
 
 def _shown(start: bytes) -> str:
     return repr(start.strip()[:30])[1:]
+
+
+def _named_fasta(name: str) -> bool:
+    lowered = name.lower()
+    return any(lowered.endswith((suffix, *(suffix + end for end in COMPRESSED))) for suffix in FASTA_SUFFIXES)

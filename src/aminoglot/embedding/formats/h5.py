@@ -44,6 +44,7 @@ class H5Writer:
         self._scalar = h5s.create(h5s.SCALAR)
         self._creation = {True: _creation(h5d.COMPACT), False: _creation(h5d.CONTIGUOUS)}
         self._spaces: dict[tuple[int, ...], Any] = {}
+        self._strings: dict[int, Any] = {}
         self._layout = layout
 
     def write(self, batch: Batch) -> None:
@@ -66,9 +67,11 @@ class H5Writer:
 
     def _text(self, dataset: Any, name: bytes, text: str) -> None:
         data = text.encode()
-        kind = h5t.C_S1.copy()
-        kind.set_size(len(data))
-        kind.set_cset(h5t.CSET_UTF8)
+        kind = self._strings.get(len(data))
+        if kind is None:
+            kind = self._strings[len(data)] = h5t.C_S1.copy()
+            kind.set_size(len(data))
+            kind.set_cset(h5t.CSET_UTF8)
         h5a.create(dataset, name, kind, self._scalar).write(np.array(data), kind)
 
     def _number(self, dataset: Any, name: bytes, value: np.int64) -> None:

@@ -62,7 +62,7 @@ class NpzStore(StackedStore):
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise OutputError(f"{path}: not a readable npz file, or cut short ({error})") from error
         self._several = several(self.provenance)
-        self._offsets = self._file["offsets"] if "offsets" in self._file else None
+        self._offsets = self._file.get("offsets")
 
     @cached_property
     def _embeddings(self) -> Array:

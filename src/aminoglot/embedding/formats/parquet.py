@@ -124,14 +124,13 @@ class ParquetStore(Store):
 
     def _array(self, scalar: pa.Scalar) -> Array:
         """A nested list scalar as an array: its values lie end to end, only the shape is missing."""
-        values, shape = scalar.values, [-1, int(self._shape["hidden"])]
+        values = scalar.values
         leading = [len(values)] if self._shape["several"] else []
         while isinstance(values.type, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
             values = values.flatten()
-        flat = values.to_numpy(zero_copy_only=False)
-        if self._shape["kind"] == "protein":
-            return flat.reshape(*leading, shape[1])
-        return flat.reshape(*leading, *(shape if not leading else (flat.size // leading[0] // shape[1], shape[1])))
+        flat: Array = values.to_numpy(zero_copy_only=False)
+        residues = [] if self._shape["kind"] == "protein" else [-1]
+        return flat.reshape(*leading, *residues, self._shape["hidden"])
 
     def __iter__(self) -> Iterator[tuple[str, Array]]:
         for group in range(self._file.num_row_groups):

@@ -9,6 +9,7 @@ ids, original_ids   text
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -67,8 +68,9 @@ class StackedStore(Store):
     _offsets: NDArray[np.int64] | None
     _several: bool
 
+    @abstractmethod
     def _slice(self, start: int, stop: int) -> Array:
-        raise NotImplementedError
+        """Rows of ``embeddings``."""
 
     @cached_property
     def _rows(self) -> Mapping[str, int]:
@@ -80,7 +82,8 @@ class StackedStore(Store):
     def __getitem__(self, name: str) -> Array:
         row = self._rows[name]
         if self._offsets is None:
-            return self._slice(row, row + 1)[0]
+            vector: Array = self._slice(row, row + 1)[0]
+            return vector
         array = self._slice(int(self._offsets[row]), int(self._offsets[row + 1]))
         return array.swapaxes(0, 1) if self._several else array
 
