@@ -20,25 +20,10 @@ from aminoglot.errors import InputError
 STDIN = "-"
 """The path that means standard input."""
 
-SUFFIXES = frozenset(
-    [
-        ".fasta",
-        ".fa",
-        ".faa",
-        ".fas",
-        ".fsa",
-        ".pep",
-        ".mpfa",
-        ".aa",
-        ".csv",
-        ".tsv",
-        ".tab",
-        ".txt",
-        ".parquet",
-        ".pq",
-    ],
-)
-COMPRESSED = frozenset([".gz", ".bz2", ".xz", ".zst", ".zstd"])
+FASTA_SUFFIXES = (".fasta", ".fa", ".faa", ".fas", ".fsa", ".pep", ".mpfa", ".aa")
+SUFFIXES = (*FASTA_SUFFIXES, ".csv", ".tsv", ".tab", ".txt", ".parquet", ".pq")
+"""What a folder's files must end in to be read, before any suffix of compression."""
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zstd")
 _MAGIC = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bz2",
@@ -119,7 +104,7 @@ def sources(paths: Sequence[str | Path], stdin_copy: Path) -> tuple[list[Source]
             inside = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
             chosen = [p for p in inside if _is_sequence_file(p)]
             if not chosen:
-                raise InputError(f"{path}: no sequence file in this folder; looked for {' '.join(sorted(SUFFIXES))}")
+                raise InputError(f"{path}: no sequence file in this folder; looked for {' '.join(SUFFIXES)}")
             if len(chosen) < len(inside):
                 others = ", ".join(p.name for p in inside if p not in chosen)
                 notes.append(f"{path}: {len(inside) - len(chosen)} other files in this folder were not read: {others}")

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from aminoglot.errors import InputError
-from aminoglot.sequences.inputs import Source
+from aminoglot.sequences.inputs import COMPRESSED, FASTA_SUFFIXES, Source
 from aminoglot.sequences.records import BadRecord, Protein, record
 
 SEQUENCE_COLUMNS = ("sequence", "sequences")
 ID_COLUMNS = ("id", "name", "accession", "record_id", "record_name", "entry")
 _LONGEST_CELL = 1 << 27
-_FASTA_SUFFIXES = (".fasta", ".fa", ".faa", ".fas", ".fsa", ".pep", ".mpfa", ".aa")
 _PARQUET_ROWS = 4096
 
 Record = Protein | BadRecord
