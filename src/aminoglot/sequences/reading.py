@@ -60,7 +60,7 @@ class Reader:
         first = start.lstrip()[:1]
         if first in (b">", b";"):
             yield from _fasta(source.name, stream)
-        elif source.name.lower().removesuffix(".gz").endswith(_FASTA_SUFFIXES):
+        elif _named_fasta(source.name):
             raise InputError(f"{source.name}, line 1: a FASTA file starts with '>', this one with {_shown(start)}")
         else:
             yield from self._table(source, stream)
