@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,12 +38,24 @@ def choose(device: str = "auto", precision: PrecisionChoice = "auto") -> Hardwar
         InputError: for a device that is not there, or a precision that it does not have.
     """
     where = _device(device)
+    _bound_kernel_caches()
     native, why = _bf16(where)
     if precision == "auto":
         return Hardware(where, "bf16" if native else "fp32", why)
     if precision == "bf16" and where.type == "mps":
         raise InputError("bf16 was never tried on mps; use --precision fp32")
     return Hardware(where, precision, "as asked")
+
+
+def _bound_kernel_caches() -> None:
+    """Keep torch's CPU product library from remembering a thousand batch shapes.
+
+    It keeps a compiled kernel for every shape it meets, 1,024 of them by default, and packed batches hardly ever have
+    the same number of tokens twice: 300 MB for nothing. A forward pass needs a handful. Set these variables yourself
+    to override.
+    """
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, "32")
 
 
 def _device(device: str) -> torch.device:
