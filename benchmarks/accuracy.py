@@ -1,6 +1,6 @@
 """bf16 against fp32 on the same weights and real proteins: cosine, and the error that is left without the mean vector.
 
-    python benchmarks/accuracy.py [--fasta examples/ecoli.fasta] [--models random:esm2-8m ...] [--proteins 100] [--json F]
+    python benchmarks/accuracy.py [--fasta FILE] [--models random:esm2-8m ...] [--proteins 100] [--json FILE]
 
 Embeddings of different proteins share a large common vector, which makes any two cosines look close to 1. So the mean
 embedding of all proteins is also removed from both, and the relative error of what is left is given: the norm of the
@@ -58,9 +58,14 @@ def main() -> None:
     sequences = [record.sequence.decode() for record in records[: options.proteins]]
     rows = {model: compare(model, sequences) for model in options.models}
     print(f"{len(sequences)} proteins; smallest cosine, then relative error without the mean vector (median, largest)")
-    print(f"{'model':18} {'cos mean':>9} {'cos resid':>9} {'mean med':>9} {'mean max':>9} {'resid med':>9} {'resid max':>9}")
+    print(
+        f"{'model':18} {'cos mean':>9} {'cos res.':>9} {'mean med':>9} {'mean max':>9} {'res. med':>9} {'res. max':>9}"
+    )
     for model, row in rows.items():
-        print(f"{model:18} " + " ".join(f"{value:9.6f}" if i < 2 else f"{value:9.2e}" for i, value in enumerate(row.values())))
+        print(
+            f"{model:18} "
+            + " ".join(f"{value:9.6f}" if i < 2 else f"{value:9.2e}" for i, value in enumerate(row.values()))
+        )
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 

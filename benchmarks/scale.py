@@ -3,8 +3,8 @@
     python benchmarks/scale.py [--proteins 1000000] [--mean 70] [--formats h5 parquet npz safetensors] [--json FILE]
 
 Sequences are drawn from the letter frequencies of UniProt with lengths uniform between 30 and 110 (mean 70; see
---mean), and embedded by `random:esm2-tiny`, whose arithmetic is small: what is measured is everything around the model. Each run
-is a process of its own; its peak memory is what the operating system accounts for it, mapped files included.
+--mean), and embedded by `random:esm2-tiny`, whose arithmetic is small: what is measured is everything around the model.
+Each run is a process of its own; its peak memory is what the operating system accounts for it, mapped files included.
 """
 
 from __future__ import annotations

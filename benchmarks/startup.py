@@ -1,6 +1,6 @@
 """How long `aminoglot --help` takes, beside an interpreter that does nothing.
 
-    python benchmarks/startup.py [--runs 15] [--json FILE]
+python benchmarks/startup.py [--runs 15] [--json FILE]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Open a file of embeddings and show what is in it; `make demo` ends with this.
 
-    python examples/look.py demo/ecoli.h5
+python examples/look.py demo/ecoli.h5
 """
 
 from __future__ import annotations
