@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App
+from cyclopts import App, CycloptsError
 
 from aminoglot import __version__
 from aminoglot.errors import AminoglotError
@@ -25,8 +25,10 @@ app.command("aminoglot.checkpoints.command:models", name="models", help="List th
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 done, 1 not everything could be done, 2 wrong usage, 130 interrupted."""
     try:
-        status = app(arguments, exit_on_error=True, result_action="return_value")
+        status = app(arguments, exit_on_error=False, result_action="return_value")
         sys.exit(status if isinstance(status, int) else 0)
+    except CycloptsError:  # printed already
+        sys.exit(2)
     except AminoglotError as error:
         _say(f"error: {error}")
         sys.exit(1)

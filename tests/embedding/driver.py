@@ -139,6 +139,12 @@ def _starve(tokens: int) -> None:
     ESM2.representations = representations  # type: ignore[method-assign]
 
 
+def _fill(ballast: str, leave: int) -> None:
+    """Fill the disk that ``ballast`` lies on, but for some bytes."""
+    path = Path(ballast)
+    path.write_bytes(bytes(max(0, shutil.disk_usage(path.parent).free - leave)))
+
+
 def _slow(seconds: float) -> None:
     """Make every shard take a while, so that something can happen meanwhile."""
     original = task.EmbeddingTask.__call__
@@ -163,6 +169,8 @@ def _child(request: dict[str, Any]) -> None:
     if limit := request.get("limit"):
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
         _before(limit["phase"], lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit["bytes"], hard)))
+    if fill := request.get("fill"):
+        _before(fill["phase"], lambda: _fill(fill["ballast"], fill["leave"]))
     if request.get("die_cleaning"):
         _die_removing(request["die_cleaning"], _after, "export")
     if request.get("die_clearing"):
@@ -174,24 +182,26 @@ def _child(request: dict[str, Any]) -> None:
 
 def _run(request: dict[str, Any]) -> dict[str, Any] | None:
     """Fork; the parent returns the answer, the child returns None and must run the command."""
-    with tempfile.TemporaryFile() as screen, tempfile.TemporaryFile() as fed:
+    with tempfile.TemporaryFile() as fed:
         fed.write(request.get("stdin", "").encode())
         fed.seek(0)
+        screen, into = os.pipe()  # a file would fall under the limits that a child is given
         started = time.monotonic()
         child = os.fork()
         if child == 0:
-            for number, file in enumerate((fed, screen, screen)):
-                os.dup2(file.fileno(), number)
+            for number, handle in enumerate((fed.fileno(), into, into)):
+                os.dup2(handle, number)
             sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
             _child(request)
             return None
+        os.close(into)
         if request.get("kill_after") is not None:
             time.sleep(request["kill_after"])
             os.kill(child, signal.SIGKILL)
+        with os.fdopen(screen, "rb") as shown:
+            text = shown.read().decode(errors="replace")
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        seconds = time.monotonic() - started
-        screen.seek(0)
-        return {"status": status, "screen": screen.read().decode(errors="replace"), "seconds": seconds}
+        return {"status": status, "screen": text, "seconds": time.monotonic() - started}
 
 
 def _warm_up() -> None:

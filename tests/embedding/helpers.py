@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -84,14 +83,11 @@ class Driver:
     """Runs `aminoglot` in forked children of one process that has imported torch; see driver.py."""
 
     def __init__(self) -> None:
-        environment = {**os.environ, "PYTHONWARNINGS": "error"}
-        environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), environment.get("PYTHONPATH", "")])
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("driver.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment,
         )
 
     def embed(self, source: Path | str, output: Path, *flags: str, **request: Any) -> Answer:

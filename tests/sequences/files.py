@@ -20,13 +20,11 @@ SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 
 def zstd(data: bytes) -> bytes:
-    """One zstd frame, with the checksum that the zstd tool writes and pyarrow's one-shot codec does not."""
-    sink = io.BytesIO()
+    """One zstd frame, written as a stream, whose length the frame does not tell beforehand."""
+    sink = pa.BufferOutputStream()
     with pa.CompressedOutputStream(sink, "zstd") as stream:
         stream.write(data)
-        stream.flush()
-        compressed = sink
-    return compressed.getvalue()
+    return bytes(sink.getvalue())
 
 
 COMPRESSIONS: Mapping[str, Callable[[bytes], bytes]] = {

@@ -13,16 +13,13 @@ def models() -> None:
 
     from aminoglot.checkpoints import KNOWN, hub
 
-    table = Table("name", "parameters", "layers", "hidden", "source", "licence", "on this machine", box=None)
+    table = Table("name", "parameters", "source (Hugging Face)", "licence", "on this machine", box=None)
     for known in KNOWN.values():
         here = hub.cached(known.repository) or hub.torch_hub(known)
-        shape = known.config
         table.add_row(
             known.name,
-            f"{shape.parameters / 1e6:,.0f} M",
-            str(shape.layers),
-            str(shape.hidden),
-            f"{known.repository} (Hugging Face)",
+            f"{known.config.parameters / 1e6:,.0f} M",
+            known.repository,
             known.licence,
             "yes" if here else "no",
         )

@@ -9,6 +9,9 @@ from aminoglot.checkpoints import huggingface
 from aminoglot.checkpoints.registry import Known
 from aminoglot.errors import ModelError
 
+_PATIENCE = 10.0
+"""Seconds to wait for the hub's first answer."""
+
 
 def cached(repository: str, revision: str | None = None) -> Path | None:
     """The complete local copy of a hub repository, or None. Asks no network."""
@@ -40,11 +43,11 @@ def download(repository: str, revision: str | None = None) -> Path:
         ModelError: when the hub cannot be reached or has no such model: what to fetch, and where to put it.
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
-        files = HfApi().list_repo_files(repository, revision=revision)
-        kind = "safetensors" if any(file.endswith(".safetensors") for file in files) else "bin"
+        siblings = HfApi().model_info(repository, revision=revision, timeout=_PATIENCE).siblings or []
+        kind = "safetensors" if any(file.rfilename.endswith(".safetensors") for file in siblings) else "bin"
         wanted = ["config.json", f"*.{kind}", f"*.{kind}.index.json"]
         return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
     except GatedRepoError as error:
@@ -53,7 +56,9 @@ def download(repository: str, revision: str | None = None) -> Path:
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(f"{repository}: no such model on the Hugging Face hub") from error
-    except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # whatever the network libraries of the day raise
+        if getattr(error, "response", None) is not None:
+            raise ModelError(f"{repository}: the hub refused ({str(error).strip().splitlines()[-1]})") from error
         raise ModelError(_offline(repository, error)) from error
 
 

@@ -13,7 +13,7 @@ def embed(
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     model: Annotated[str | None, Parameter(name=["--model", "-m"])] = None,
     per: Literal["protein", "residue", "both"] = "protein",
-    layer: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    layer: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
     pool: Literal["mean", "cls", "max"] = "mean",
     long: Literal["truncate", "window", "full", "skip", "error"] = "truncate",
     precision: Literal["auto", "fp32", "bf16"] = "auto",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -244,7 +243,7 @@ class _Job:
             self.report.failures(plan, account)
         self.report.summary(account, files, residues, seconds)
         if not account.failed:
-            shutil.rmtree(self.folder.path, ignore_errors=True)
+            self.folder.remove()
         return Outcome(tuple(files), account, complete=not account.failed and not plan.counts["bad"])
 
 

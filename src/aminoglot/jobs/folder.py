@@ -69,9 +69,13 @@ class JobFolder:
         try:
             yield
         finally:
+            if not self.planned:  # nothing in it is worth keeping
+                self.remove()
             lock.release()
-            if self.path.is_dir() and not any(p for p in self.path.iterdir() if p != lock_path):
-                shutil.rmtree(self.path, ignore_errors=True)
+
+    def remove(self) -> None:
+        """Take the folder away. A process that opened its lock meanwhile notices, and starts afresh."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def clear(self, *, keep_input: bool = False) -> None:
         """Empty the folder, but for the lock and, if asked, the copy of standard input."""

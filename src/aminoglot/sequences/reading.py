@@ -184,7 +184,7 @@ def _refuse_binary(name: str, start: bytes) -> None:
 
 
 def _shown(start: bytes) -> str:
-    return repr(start.strip()[:30])[1:]
+    return repr(start.strip()[:16])[1:]
 
 
 def _named_fasta(name: str) -> bool:
