@@ -16,6 +16,7 @@ app = App(
     help="Protein language models, from sequences to embeddings you can trust.",
     version=__version__,
     help_format="markdown",
+    suppress_keyboard_interrupt=False,
 )
 app.command("aminoglot.embedding.command:embed", name="embed", help="Embed proteins into one file.")
 app.command("aminoglot.checkpoints.command:convert", name="convert", help="Write a model in another format.")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from aminoglot.embedding import task
+from aminoglot.engine import Embedded, Model
 from tests.embedding.helpers import SMALL, Driver
 
 
@@ -33,6 +35,44 @@ def one_thread() -> Iterator[None]:
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards of a few proteins each, so that a small input has a dozen."""
     monkeypatch.setitem(task._COST, "cpu", SMALL)
+
+
+class Computed:
+    """What the task was asked to compute: the sequences of each shard, in turn.
+
+    Attributes:
+        stop_after: number of shards after which Ctrl-C is pressed.
+    """
+
+    def __init__(self) -> None:
+        self.shards: list[list[bytes]] = []
+        self.stop_after: int | None = None
+
+    @property
+    def sequences(self) -> int:
+        """How many proteins went through the network."""
+        return sum(map(len, self.shards))
+
+    def clear(self) -> None:
+        self.shards.clear()
+        self.stop_after = None
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> Computed:
+    """A record of what goes through the network, and a way to stop there."""
+    made = Computed()
+    original = Model.embed_cleaned
+
+    def embed_cleaned(self: Model, texts: list[bytes], *rest: Any) -> Embedded:
+        if made.stop_after == len(made.shards):
+            raise KeyboardInterrupt
+        if texts:
+            made.shards.append(list(texts))
+        return original(self, texts, *rest)
+
+    monkeypatch.setattr(Model, "embed_cleaned", embed_cleaned)
+    return made
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -44,7 +44,7 @@ class Drill:
 
 
 @pytest.fixture(scope="module")
-def drill(driver: Driver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drill]:
+def drill(driver: Driver, tmp_path_factory: pytest.TempPathFactory) -> Drill:
     folder = tmp_path_factory.mktemp("drill")
     source = write_fasta(folder / "a.fasta", proteins(40))
     out = folder / "out"
@@ -55,7 +55,7 @@ def drill(driver: Driver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     marks = json.loads((folder / "marks").read_text())
     shards = len((folder / "log").read_text().split())
     assert shards > 10
-    yield Drill(driver, source, files(out), [marks[p] for p in ("run", "audit", "exported", "end")], shards)
+    return Drill(driver, source, files(out), [marks[p] for p in ("run", "audit", "exported", "end")], shards)
 
 
 def check_stopped_and_finish(drill: Drill, out: Path, log: Path) -> None:

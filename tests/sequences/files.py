@@ -13,7 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from aminoglot.errors import InputError
 from aminoglot.sequences import BadRecord, Columns, Protein, Reader, sources
+
+USUAL = Columns()
+"""The columns that are found without being named."""
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 """Real proteins, beside the repository where they are at hand."""
@@ -50,7 +54,7 @@ def write(folder: Path, name: str, content: bytes) -> Path:
     return path
 
 
-def read(paths: Path | Sequence[Path], columns: Columns = Columns()) -> tuple[list[Protein | BadRecord], list[str]]:
+def read(paths: Path | Sequence[Path], columns: Columns = USUAL) -> tuple[list[Protein | BadRecord], list[str]]:
     """All records of some files, and what a user would be told."""
     named = [paths] if isinstance(paths, Path) else list(paths)
     found, notes = sources(named, named[0].parent / "unused copy of standard input")
@@ -58,7 +62,15 @@ def read(paths: Path | Sequence[Path], columns: Columns = Columns()) -> tuple[li
     return list(reader), reader.notes
 
 
-def proteins(paths: Path | Sequence[Path], columns: Columns = Columns()) -> list[Protein]:
+def attempt(path: Path) -> tuple[list[Protein | BadRecord], str]:
+    """All records of a file, or what was said instead."""
+    try:
+        return read(path)[0], ""
+    except InputError as error:
+        return [], str(error)
+
+
+def proteins(paths: Path | Sequence[Path], columns: Columns = USUAL) -> list[Protein]:
     """All records, of which none may be bad."""
     records, _ = read(paths, columns)
     bad = [str(record) for record in records if isinstance(record, BadRecord)]
@@ -66,7 +78,7 @@ def proteins(paths: Path | Sequence[Path], columns: Columns = Columns()) -> list
     return [record for record in records if isinstance(record, Protein)]
 
 
-def pairs(paths: Path | Sequence[Path], columns: Columns = Columns()) -> list[tuple[str, str]]:
+def pairs(paths: Path | Sequence[Path], columns: Columns = USUAL) -> list[tuple[str, str]]:
     """Ids and sequences of all records, of which none may be bad."""
     return [(protein.id, protein.sequence.decode()) for protein in proteins(paths, columns)]
 

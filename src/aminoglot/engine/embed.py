@@ -98,16 +98,19 @@ class _Collector:
         return self.out
 
     def _whole(self, outcome: Outcome) -> None:
-        """File a batch of proteins that are one piece each."""
+        """File a batch of proteins that are one piece each. Results leave the device once a batch."""
+        pooled: list[Tensor] = []
+        filed: list[int] = []
         for owners, values_CNSD in self._rectangles(outcome):
-            first = self.forward.alphabet.prefix_length
-            residues_CNSD = values_CNSD[:, :, first:-1]
+            residues_CNSD = values_CNSD[:, :, self.forward.alphabet.prefix_length : -1]
             if self.out.protein is not None:
-                pooled_CND = _pool(values_CNSD, residues_CNSD, self.request.pool)
-                self.out.protein[owners] = pooled_CND.transpose(0, 1).cpu().numpy()
+                filed += owners
+                pooled.append(_pool(values_CNSD, residues_CNSD, self.request.pool))
             if self.out.residue is not None:
-                for owner, residues_SCD in zip(owners, residues_CNSD.permute(1, 2, 0, 3).cpu().numpy(), strict=True):
+                for owner, residues_SCD in zip(owners, residues_CNSD.permute(1, 2, 0, 3).numpy(), strict=True):
                     self.out.residue[self.offsets[owner] : self.offsets[owner + 1]] = residues_SCD
+        if self.out.protein is not None and pooled:
+            self.out.protein[filed] = torch.cat(pooled, dim=1).transpose(0, 1).cpu().numpy()
         self.done(sum(piece.length for piece in outcome.pieces))
 
     def _rectangles(self, outcome: Outcome) -> Iterator[tuple[list[int], Tensor]]:
@@ -115,7 +118,7 @@ class _Collector:
         if outcome.values_CTD is None:
             self.out.failed.update({piece.owner: OUT_OF_MEMORY for piece in outcome.pieces})
             return
-        values_CTD = outcome.values_CTD
+        values_CTD = outcome.values_CTD if self.out.residue is None else outcome.values_CTD.cpu()
         finite = bool(values_CTD.isfinite().all())
         at = 0
         for run in outcome.batch.runs:
