@@ -229,7 +229,7 @@ class _Job:
         need = reporting.expected_bytes(plan, task)
         self.report.plan(plan, task, need)
         if len(todo) < plan.shards:
-            self.report.say(f"going on: {plan.shards - len(todo):,} of {plural(plan.shards, 'shard')} are done already")
+            self.report.say(f"going on: {plan.shards - len(todo):,} of {plural(plan.shards, 'shard')} already done")
         on_the_way = sum(int(task.output(plan.shard_lengths(shard)).sum()) for shard in todo)
         reporting.check_room(self.output, need, on_the_way)
         started = time.monotonic()

@@ -156,7 +156,8 @@ def find_duplicates(found: Scan, record_file: Path, duplicates: Duplicates) -> D
     result = Duplication(first_id, first_sequence)
     kept = good[first_id[good] == good]
     first_of_id = kept[_first_of(found.id_digests[kept])]
-    clashes = [(int(a), int(b)) for a, b in zip(first_of_id, kept, strict=True) if a != b]
+    again = first_of_id != kept
+    clashes = list(zip(first_of_id[again].tolist(), kept[again].tolist(), strict=True))
     if clashes:
         with RecordFile(record_file) as names:
             if duplicates == "error":
