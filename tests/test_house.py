@@ -14,6 +14,7 @@ SOURCE = Path(aminoglot.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
 BELOW = {
+    "version": set(),
     "errors": set(),
     "tokens": {"errors"},
     "packing": {"errors", "tokens"},
@@ -22,8 +23,8 @@ BELOW = {
     "checkpoints": {"errors", "tokens", "packing", "models"},
     "engine": {"errors", "tokens", "packing", "sequences", "models", "checkpoints"},
     "jobs": {"errors", "sequences"},
-    "embedding": {"errors", "sequences", "checkpoints", "engine", "jobs"},
-    "cli": {"errors"},
+    "embedding": {"errors", "sequences", "checkpoints", "engine", "jobs", "version"},
+    "cli": {"errors", "version"},
 }
 """What each room may import. The command line names functions as text and imports none of them."""
 

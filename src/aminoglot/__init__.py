@@ -21,14 +21,13 @@ from aminoglot.errors import (
     ModelError,
     OutputError,
 )
+from aminoglot.version import __version__
 
 if TYPE_CHECKING:
     from aminoglot.embedding.api import embed
     from aminoglot.embedding.formats import Store
     from aminoglot.embedding.store import open
     from aminoglot.engine import Embeddings, Model, load
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Embeddings": "aminoglot.engine",

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
 
-from aminoglot import __version__
 from aminoglot.errors import AminoglotError
+from aminoglot.version import __version__
 
 app = App(
     name="aminoglot",

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-import aminoglot
 from aminoglot.checkpoints import resolve
 from aminoglot.checkpoints.resolve import choices
 from aminoglot.embedding import report as reporting
@@ -29,6 +28,7 @@ from aminoglot.jobs import Audit, JobFolder, Manifest, Plan, Policy, audit, chan
 from aminoglot.jobs.run import left
 from aminoglot.jobs.scan import BadRecords, Duplicates
 from aminoglot.sequences import Columns, Reader, Source, input_digest, sources
+from aminoglot.version import __version__
 
 DType = Literal["float32", "float16"]
 
@@ -134,7 +134,7 @@ class _Job:
         model, request = task.model, task.request
         name = self.options.model or ""
         return {
-            "aminoglot": aminoglot.__version__,
+            "aminoglot": __version__,
             "torch": torch.__version__,
             "model": Path(name).name if Path(name).expanduser().exists() else name,
             "model_digest": model_digest,
