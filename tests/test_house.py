@@ -24,6 +24,7 @@ BELOW = {
     "engine": {"errors", "tokens", "packing", "sequences", "models", "checkpoints"},
     "jobs": {"errors", "sequences"},
     "embedding": {"errors", "sequences", "checkpoints", "engine", "jobs", "version"},
+    "commands": {"errors", "checkpoints", "embedding"},
     "cli": {"errors", "version"},
 }
 """What each room may import. The command line names functions as text and imports none of them."""

@@ -18,9 +18,9 @@ app = App(
     help_format="markdown",
     suppress_keyboard_interrupt=False,
 )
-app.command("aminoglot.embedding.command:embed", name="embed", help="Embed proteins into one file.")
-app.command("aminoglot.checkpoints.command:convert", name="convert", help="Write a model in another format.")
-app.command("aminoglot.checkpoints.command:models", name="models", help="List the models known by name.")
+app.command("aminoglot.commands.embed:embed", name="embed", help="Embed proteins into one file.")
+app.command("aminoglot.commands.models:convert", name="convert", help="Write a model in another format.")
+app.command("aminoglot.commands.models:models", name="models", help="List the models known by name.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -58,7 +58,7 @@ class Packed:
     @cached_property
     def lengths_B(self) -> Tensor:
         """The lengths as a tensor, int64 [B]."""
-        return torch.tensor(self.lengths, device=self.device)
+        return torch.tensor(self.lengths, dtype=torch.int64, device=self.device)
 
     @cached_property
     def positions_T(self) -> Tensor:

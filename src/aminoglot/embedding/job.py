@@ -15,7 +15,7 @@ import torch
 from aminoglot.checkpoints import resolve
 from aminoglot.checkpoints.resolve import choices
 from aminoglot.embedding import report as reporting
-from aminoglot.embedding.export import export, outputs
+from aminoglot.embedding.export import export, outputs, table_path
 from aminoglot.embedding.formats import check_suffix, reader
 from aminoglot.embedding.report import Report
 from aminoglot.embedding.reuse import Reuse
@@ -81,6 +81,8 @@ def embed(inputs: Sequence[str | Path], output: str | Path, options: Options, re
     check_suffix(output)
     if options.model is None:
         raise InputError(f"no model was named: add --model. Choose from {choices()}")
+    if output.name in ("", ".."):
+        raise OutputError(f"{str(output)!r} names no file to write")
     if not output.parent.is_dir():
         raise OutputError(f"{output}: there is no folder {output.parent}")
     if options.dry_run:
@@ -97,7 +99,11 @@ class _Job:
 
     def run(self) -> Outcome:
         with self.folder.locked():
-            found, notes = sources(self.inputs, self.folder.stdin)
+            ours = [*outputs(self.output, self.options.per), table_path(self.output), self.folder.path]
+            found, notes = sources(self.inputs, self.folder.stdin, ours)
+            for path in ours[:-1]:
+                if path.exists() and any(path.samefile(source.path) for source in found):
+                    raise OutputError(f"{path}: this is the input; give the output another name with -o")
             task = self._task()
             if self.options.dry_run:
                 plan = self._plan(found, notes, task, {}, self._provenance(task, "", ""))

@@ -27,7 +27,7 @@ class Report:
     """Prints to one console."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, highlight=False)
+        self.console = console or Console(stderr=True, emoji=False, highlight=False)
         self.console.soft_wrap = not self.console.is_terminal  # logs keep their lines whole
 
     def say(self, text: str) -> None:

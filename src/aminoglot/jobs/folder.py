@@ -79,10 +79,10 @@ class JobFolder:
 
     def clear(self, *, keep_input: bool = False) -> None:
         """Empty the folder, but for the lock and, if asked, the copy of standard input."""
-        kept = {"lock", self.stdin.name} if keep_input else {"lock"}
+        kept = ("lock", self.stdin.name) if keep_input else ("lock",)
         with explained(self.path):
             for path in self.path.iterdir():
                 if path.is_dir():
                     shutil.rmtree(path)
-                elif path.name not in kept:
+                elif not path.name.startswith(kept):
                     path.unlink()

@@ -7,15 +7,18 @@ import gzip
 import hashlib
 import io
 import lzma
+import os
+import shutil
+import stat
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from aminoglot.errors import InputError
+from aminoglot.errors import InputError, listing
 
 STDIN = "-"
 """The path that means standard input."""
@@ -44,6 +47,8 @@ class Source:
         """The compression its first bytes announce, whatever the file is called."""
         with self.path.open("rb") as file:
             start = file.read(8)
+        if start[1:4] == b"\x2a\x4d\x18" and start[0] >> 4 == 5:  # a skippable frame: pzstd writes one first
+            return "zstd"
         return next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
 
     @contextmanager
@@ -65,7 +70,7 @@ class Source:
             raise InputError(f"{self.name}: the {kind} data is damaged ({error}); get it again") from error
         except OSError as error:
             if kind is None:
-                raise
+                raise InputError(f"{self.name}: cannot be read ({error.strerror or error})") from error
             raise InputError(f"{self.name}: the {kind} data is damaged or cut short ({error}); get it again") from error
 
 
@@ -79,12 +84,51 @@ def _decompressed(raw: BinaryIO, kind: str | None) -> Iterator[io.BufferedReader
         with pa.CompressedInputStream(raw, "zstd") as stream:
             yield io.BufferedReader(stream, _BUFFER)
     else:
-        opener: Any = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}[kind]
-        with opener(raw, "rb") as stream:
-            yield io.BufferedReader(stream, _BUFFER)
+        plain: Any
+        if kind == "gzip":
+            plain = gzip.GzipFile(fileobj=raw)
+        else:
+            plain = _Members(raw, {"bz2": bz2.BZ2Decompressor, "xz": lzma.LZMADecompressor}[kind])
+        with plain:
+            yield io.BufferedReader(plain, _BUFFER)
 
 
-def sources(paths: Sequence[str | Path], stdin_copy: Path) -> tuple[list[Source], list[str]]:
+class _Members(io.RawIOBase):
+    """All members of a bz2 or xz file.
+
+    Python's own readers take whatever follows a whole member and is none itself for garbage, and drop it and all
+    that comes after in silence. Here it is an error; only zeros, which pad xz files, are passed over.
+    """
+
+    def __init__(self, raw: BinaryIO, new: Callable[[], Any]) -> None:
+        self._raw, self._new, self._member, self._rest = raw, new, new(), b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            if not self._rest and (self._member is None or self._member.needs_input):
+                self._rest = self._raw.read(_BUFFER)
+                if not self._rest:
+                    if self._member is None:
+                        return 0
+                    raise EOFError
+            if self._member is None:
+                self._rest = self._rest.lstrip(b"\0")
+                if not self._rest:
+                    continue
+                self._member = self._new()
+            data = self._member.decompress(self._rest, len(buffer))
+            self._rest = b""
+            if self._member.eof:
+                self._rest, self._member = self._member.unused_data, None
+            if data:
+                buffer[: len(data)] = data
+                return len(data)
+
+
+def sources(paths: Sequence[str | Path], stdin_copy: Path, skip: Sequence[Path] = ()) -> tuple[list[Source], list[str]]:
     """Resolve what the user named: files, folders (their sequence files, sorted by name), or ``-``.
 
     Standard input is copied to ``stdin_copy`` first, so that it can be read twice like a file.
@@ -97,25 +141,66 @@ def sources(paths: Sequence[str | Path], stdin_copy: Path) -> tuple[list[Source]
     """
     found: list[Source] = []
     notes: list[str] = []
-    for path in map(Path, paths):
-        if str(path) == STDIN:
+    ours = {path.absolute() for path in skip}
+    for number, given in enumerate(paths):
+        path = Path(given)
+        if str(given) == "":
+            raise InputError("an empty file name; is a variable of the shell not set?")
+        if str(given) == STDIN:
             found.append(_save_stdin(stdin_copy))
-        elif path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
-            chosen = [p for p in inside if _is_sequence_file(p)]
+            continue
+        mode = _mode(path)
+        if stat.S_ISDIR(mode):
+            inside = _inside(path, ours)
+            chosen = [p for p in inside if _is_sequence_file(p) and not p.is_dir()]
             if not chosen:
                 raise InputError(f"{path}: no sequence file in this folder; looked for {' '.join(SUFFIXES)}")
             if len(chosen) < len(inside):
-                others = ", ".join(p.name for p in inside if p not in chosen)
-                notes.append(f"{path}: {len(inside) - len(chosen)} other files in this folder were not read: {others}")
-            found += [Source(str(p), p) for p in chosen]
+                read = set(chosen)
+                others = [p.name + "/" * p.is_dir() for p in inside if p not in read]
+                notes.append(f"{path}: not read in this folder, which is not searched deeper:\n{listing(others)}")
+            found += [_source(p) for p in chosen]
+        elif not stat.S_ISREG(mode):
+            found.append(_save_pipe(path, stdin_copy.with_name(f"{stdin_copy.name}-{number}")))
         else:
-            found.append(Source(str(path), path))
+            found.append(_source(path))
     if not found:
         raise InputError("no input: name a file, a folder, or - for standard input")
     for source in found:
         _check_readable(source)
     return found, notes
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _inside(folder: Path, skip: set[Path]) -> list[Path]:
+    """What is in a folder, by name, but for hidden files and ``skip``."""
+    try:
+        return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.absolute() not in skip)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror})") from error
+
+
+def _source(path: Path) -> Source:
+    """A file under a name that can be written anywhere, though the system's may be no UTF-8."""
+    return Source(os.fsencode(path).decode(errors="backslashreplace"), path)
+
+
+def _save_pipe(path: Path, copy: Path) -> Source:
+    """A pipe, such as the shell's <(...), can be read only once."""
+    try:
+        with path.open("rb") as pipe, copy.open("wb") as file:
+            shutil.copyfileobj(pipe, file, _BUFFER)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return Source(str(path), copy)
 
 
 def _is_sequence_file(path: Path) -> bool:
@@ -148,6 +233,9 @@ def input_digest(found: Sequence[Source]) -> str:
     """SHA-256 over the files' bytes as they lie on disk, in order; names and paths do not count."""
     whole = hashlib.sha256()
     for source in found:
-        with source.path.open("rb") as file:
-            whole.update(hashlib.file_digest(file, "sha256").digest())
+        try:
+            with source.path.open("rb") as file:
+                whole.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise InputError(f"{source.name}: cannot be read ({error.strerror or error})") from error
     return whole.hexdigest()

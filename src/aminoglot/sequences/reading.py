@@ -47,44 +47,51 @@ class Reader:
                 yield from self._records(source, stream)
 
     def _records(self, source: Source, stream: io.BufferedReader) -> Iterator[Record]:
-        start = stream.peek(4096)[:4096]
-        if not start.strip():
+        if stream.peek(3)[:3] == b"\xef\xbb\xbf":
+            stream.read(3)
+        blank = 0
+        while (start := stream.peek(4096)[:4096]) and not start.strip():
+            blank += stream.read(len(start)).count(b"\n")
+        if not start:
             raise InputError(f"{source.name}: the file is empty")
         if start.startswith(b"PAR1"):
             yield from self._parquet(source, stream)
             return
         _refuse_binary(source.name, start)
-        if start.startswith(b"\xef\xbb\xbf"):
-            stream.read(3)
-            start = start[3:]
         first = start.lstrip()[:1]
         if first in (b">", b";"):
-            yield from _fasta(source.name, stream)
+            yield from _fasta(source.name, stream, 1 + blank)
         elif _named_fasta(source.name):
             raise InputError(f"{source.name}, line 1: a FASTA file starts with '>', this one with {_shown(start)}")
         else:
-            yield from self._table(source, stream)
+            yield from self._table(source, stream, blank)
 
-    def _table(self, source: Source, stream: io.BufferedReader) -> Iterator[Record]:
+    def _table(self, source: Source, stream: io.BufferedReader, blank: int) -> Iterator[Record]:
+        first = stream.peek(4096)[:4096].lstrip().split(b"\n")[0]
         text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
+        limit = csv.field_size_limit(_LONGEST_CELL)
+        line = blank + 1
         try:
-            header = text.readline()
-            delimiter = "\t" if "\t" in header else ","
-            names = next(csv.reader([header], delimiter=delimiter), [])
+            rows = csv.reader(text, delimiter="\t" if b"\t" in first else ",", strict=True)
+            names = next((row for row in rows if row), [])
             id_at, sequence_at = self._find_columns(source.name, names)
-            limit = csv.field_size_limit(_LONGEST_CELL)
-            try:
-                rows = csv.reader(text, delimiter=delimiter)
-                for row in rows:
-                    if row:
-                        yield self._row(source.name, rows.line_num + 1, row, id_at, sequence_at)
-            finally:
-                csv.field_size_limit(limit)
+            line = blank + rows.line_num + 1
+            empty = True
+            for row in rows:
+                if row:
+                    empty = False
+                    yield self._row(source.name, line, row, id_at, sequence_at)
+                line = blank + rows.line_num + 1
+            if empty:
+                raise InputError(f"{source.name}: a table without rows")
         except UnicodeDecodeError as error:
             raise InputError(f"{source.name}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
         except csv.Error as error:
-            raise InputError(f"{source.name}: not a readable table ({error})") from error
+            raise InputError(
+                f"{source.name}: not a readable table from line {line:,} on ({error}); is a quote not closed?"
+            ) from error
         finally:
+            csv.field_size_limit(limit)
             text.detach()
 
     def _row(self, name: str, line: int, row: list[str], id_at: int | None, sequence_at: int) -> Record:
@@ -110,7 +117,9 @@ class Reader:
                     if id_at is None:
                         word = f"row_{next(self._row_numbers)}"
                     yield _parquet_record(source.name, line, word, text)
-        except pa.ArrowException as error:
+            if line == 0:
+                raise InputError(f"{source.name}: a table without rows")
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InputError(f"{source.name}: not a readable Parquet file ({error})") from error
 
     def _find_columns(self, name: str, names: Sequence[str]) -> tuple[int | None, int]:
@@ -120,8 +129,11 @@ class Reader:
         if sequence_at is None:
             raise InputError(
                 f"{name}, line 1: no column named {' or '.join(SEQUENCE_COLUMNS)}; the columns are "
-                f"{', '.join(names)}. Name yours with --sequence-column (a FASTA file starts with '>')"
+                f"{_columns(names)}. Name yours with --sequence-column (a FASTA file starts with '>')"
             )
+        for at in (id_at, sequence_at):
+            if at is not None and list(names).count(names[at]) > 1:
+                raise InputError(f"{name}, line 1: more than one column is named {names[at]!r}; rename one")
         if id_at is None:
             self.notes.append(f"{name}: no id column ({', '.join(ID_COLUMNS)}), proteins are named row_1, row_2, ...")
         return id_at, sequence_at
@@ -130,24 +142,30 @@ class Reader:
 def _find(name: str, names: Sequence[str], asked: str | None, usual: Sequence[str]) -> int | None:
     if asked is not None:
         if asked not in names:
-            raise InputError(f"{name}, line 1: there is no column {asked!r}; the columns are {', '.join(names)}")
+            raise InputError(f"{name}, line 1: there is no column {asked!r}; the columns are {_columns(names)}")
         return list(names).index(asked)
     lowered = [column.strip().lower() for column in names]
     return next((lowered.index(column) for column in usual if column in lowered), None)
 
 
+def _columns(names: Sequence[str]) -> str:
+    """Names for a message: the first of them, none longer than a line."""
+    shown = ", ".join(name if len(name) <= 60 else f"{name[:60]}..." for name in names[:20])
+    return shown if len(names) <= 20 else f"{shown} and {len(names) - 20:,} more"
+
+
 def _parquet_record(name: str, line: int, word: object, text: object) -> Record:
-    shown = "" if word is None else str(word).strip()
+    shown = "" if word is None else (word.decode() if isinstance(word, bytes) else str(word)).strip()
     if not isinstance(text, str | bytes):
         return BadRecord(shown, name, line, f"the sequence is {'missing' if text is None else type(text).__name__}")
     return record(shown, text.strip().encode() if isinstance(text, str) else text.strip(), name, line)
 
 
-def _fasta(name: str, stream: io.BufferedReader) -> Iterator[Record]:
+def _fasta(name: str, stream: io.BufferedReader, first_line: int) -> Iterator[Record]:
     header: bytes | None = None
     header_line = 0
     lines: list[bytes] = []
-    for number, line in enumerate(stream, 1):
+    for number, line in enumerate(stream, first_line):
         first = line[:1]
         if first == b">":
             if header is not None:
@@ -164,10 +182,13 @@ def _fasta(name: str, stream: io.BufferedReader) -> Iterator[Record]:
 
 def _fasta_record(name: str, line: int, header: bytes, lines: list[bytes]) -> Record:
     words = header[1:].split(None, 1)
+    if b"\r" in header.rstrip():
+        word = words[0].decode(errors="replace") if words else ""
+        return BadRecord(word, name, line, "a carriage return inside its header hides residues; mend its line ends")
     try:
         word = words[0].decode() if words else ""
     except UnicodeDecodeError:
-        return BadRecord(repr(words[0])[2:-1], name, line, "its header is not UTF-8 text")
+        return BadRecord(words[0].decode(errors="backslashreplace"), name, line, "its header is not UTF-8 text")
     text = lines[0] if len(lines) == 1 else b"".join(lines)
     if not text:
         return BadRecord(word, name, line, "a header without a sequence")
@@ -177,7 +198,8 @@ def _fasta_record(name: str, line: int, header: bytes, lines: list[bytes]) -> Re
 def _refuse_binary(name: str, start: bytes) -> None:
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InputError(f"{name}: UTF-16 text; save it as UTF-8")
-    if b"\0" in start or sum(byte < 9 or 13 < byte < 32 for byte in start) > len(start) // 20:
+    controls = sum(byte < 9 or 13 < byte < 32 for byte in start)
+    if controls > max(8, len(start) // 20) or (b"\0" in start and start.lstrip()[:1] not in (b">", b";")):
         raise InputError(f"{name}: a binary file, no FASTA, CSV, TSV or Parquet; it starts with {_shown(start)}")
     if b"\r" in start.strip() and b"\n" not in start:
         raise InputError(f"{name}: its lines end in a bare carriage return (old Mac); convert with tr '\\r' '\\n'")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from aminoglot.sequences.letters import LetterError, clean
 
 _UNIPROT = re.compile(r"(?:sp|tr)\|([A-Z0-9-]+)\|\S+")
+LONGEST_ID = 1000
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -46,7 +47,11 @@ class BadRecord:
     why: str
 
     def __str__(self) -> str:
-        return f"{self.source}, line {self.line:,}, id {self.id!r}: {self.why}"
+        shown = self.id if len(self.id) <= 60 else f"{self.id[:60]}..."
+        return f"{self.source}, line {self.line:,}, id {shown!r}: {self.why}"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", _CONTROL.sub(lambda found: repr(found[0])[1:-1], self.id))
 
 
 def protein_id(word: str) -> str:
@@ -59,6 +64,8 @@ def record(word: str, text: bytes, source: str, line: int) -> Protein | BadRecor
     """Judge one record: ``word`` is its id as written, ``text`` its residues as written."""
     if not word:
         return BadRecord("", source, line, "it has no id")
+    if len(word) > LONGEST_ID:
+        return BadRecord(word, source, line, f"its id has {len(word):,} characters, more than {LONGEST_ID:,}")
     if _CONTROL.search(word):
         return BadRecord(word, source, line, "its id holds a control character")
     try:

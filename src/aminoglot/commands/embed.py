@@ -8,8 +8,14 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 
+def _no_option(_: object, value: str) -> None:
+    """Names that begin with a hyphen are allowed for the sake of -, standard input; a mistyped flag is none."""
+    if value.startswith("-") and value != "-":
+        raise ValueError(f"unknown option {value}")
+
+
 def embed(
-    *inputs: Annotated[str, Parameter(name="INPUT")],
+    *inputs: Annotated[str, Parameter(name="INPUT", allow_leading_hyphen=True, validator=_no_option)],
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     model: Annotated[str | None, Parameter(name=["--model", "-m"])] = None,
     per: Literal["protein", "residue", "both"] = "protein",
