@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from aminoglot.engine.settings import PrecisionChoice
+from aminoglot.engine.settings import PrecisionChoice, known
 from aminoglot.errors import InputError
 from aminoglot.models.linear import Precision
 
@@ -38,6 +38,7 @@ def choose(device: str = "auto", precision: PrecisionChoice = "auto") -> Hardwar
     Raises:
         InputError: for a device that is not there, or a precision that it does not have.
     """
+    known("precision", precision, PrecisionChoice)
     where = _device(device)
     _bound_kernel_caches()
     native, why = _bf16(where)
@@ -93,7 +94,7 @@ def _bf16(device: torch.device) -> tuple[bool, str]:
 
 @contextmanager
 def exact(hardware: Hardware) -> Iterator[None]:
-    """For fp32, forbid the roundings that torch may be set to elsewhere in the process (TF32, bf16 products)."""
+    """For fp32, forbid the roundings that may be set elsewhere in the process: TF32, bf16 products, autocast."""
     if hardware.precision != "fp32":
         yield
         return
@@ -102,7 +103,8 @@ def exact(hardware: Hardware) -> Iterator[None]:
     for backend in backends:
         backend.fp32_precision = "ieee"
     try:
-        yield
+        with torch.autocast(hardware.kind, enabled=False):
+            yield
     finally:
         for backend, setting in zip(backends, before, strict=True):
             backend.fp32_precision = setting

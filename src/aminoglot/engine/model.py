@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aminoglot.checkpoints import Checkpoint, resolve
-from aminoglot.engine.embed import Embedded, embed, grouped_by_reason
+from aminoglot.engine.embed import NOT_FINITE, Embedded, embed, grouped_by_reason
 from aminoglot.engine.forward import Forward
 from aminoglot.engine.hardware import Hardware, choose
 from aminoglot.engine.pieces import Piece
@@ -221,7 +221,10 @@ class Model:
             outcome = next(forward([piece], texts, lambda batch: self._network.contacts(batch)[0]))
             if outcome.values_CTD is None:
                 raise ModelError(f"sequence {index}: not enough memory for its contact map ({len(text):,} residues)")
-            maps.append(outcome.values_CTD.float().cpu().numpy())
+            contacts = outcome.values_CTD.float().cpu().numpy()
+            if not np.isfinite(contacts).all():
+                raise ModelError(f"sequence {index}: {NOT_FINITE}")
+            maps.append(contacts)
         return maps
 
     def _need(self, head: str, what: str) -> None:
@@ -269,14 +272,16 @@ def token_budget(config: ESM2Config, hardware: Hardware) -> int:
 
 
 def _cleaned(sequences: Iterable[str], masks: bool = False) -> list[bytes]:
-    if isinstance(sequences, str):
+    if isinstance(sequences, str | bytes):
         raise InputError("one string was given where a list of sequences is expected; write [sequence]")
     texts: list[bytes] = []
     replaced = 0
     for index, sequence in enumerate(sequences):
+        if not isinstance(sequence, str):
+            raise InputError(f"sequence {index}: a {type(sequence).__name__}, not a string")
         parts = sequence.split("<mask>") if masks else [sequence]
         try:
-            text, changed = clean("X".join(parts).encode())
+            text, changed = clean("X".join(parts).encode(errors="surrogatepass"))
         except LetterError as error:
             raise InputError(f"sequence {index}: {error}") from None
         texts.append(_masked(text, parts))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from operator import index
+from typing import Any, Literal, get_args
 
 from aminoglot.errors import InputError
 
@@ -37,6 +38,11 @@ class Request:
     long: Long
     limit: int
 
+    def __post_init__(self) -> None:
+        known("per", self.per, Per)
+        known("pool", self.pool, Pool)
+        known("long", self.long, Long)
+
     @property
     def wants_protein(self) -> bool:
         return self.per in ("protein", "both")
@@ -52,6 +58,16 @@ class Request:
         return self.limit if self.long == "truncate" else 0
 
 
+def known(name: str, value: object, words: Any) -> None:
+    """Refuse a value that is not among the words of a Literal, which Python does not check.
+
+    Raises:
+        InputError: with the words there are.
+    """
+    if value not in get_args(words):
+        raise InputError(f"{name}={value!r}: choose {', '.join(get_args(words))}")
+
+
 def resolve_layers(layer: Layer, count: int) -> tuple[tuple[int, ...], bool]:
     """Turn what a user typed into layer numbers.
 
@@ -65,15 +81,14 @@ def resolve_layers(layer: Layer, count: int) -> tuple[tuple[int, ...], bool]:
     Raises:
         InputError: for a layer that the model does not have.
     """
-    if layer == "all":
+    if isinstance(layer, str) and layer == "all":
         return tuple(range(count + 1)), True
-    several = not isinstance(layer, int | str)
-    asked: Sequence[int | str] = [layer] if isinstance(layer, int | str) else layer
+    several = isinstance(layer, Iterable) and not isinstance(layer, str)
     numbers = []
-    for value in asked:
+    for value in layer if isinstance(layer, Iterable) and not isinstance(layer, str) else [layer]:
         try:
-            number = int(value)
-        except ValueError:
+            number = int(value) if isinstance(value, str) else index(value)
+        except (ValueError, TypeError):
             raise InputError(f"layer {value!r} is neither a number nor 'all'") from None
         if not -count - 1 <= number <= count:
             raise InputError(f"layer {number}: this model has layers 0 to {count} (or -1, the last, to {-count - 1})")

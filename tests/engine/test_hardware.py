@@ -1,0 +1,94 @@
+"""Which device and precision are chosen, why, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+import torch
+
+from aminoglot.engine import choose
+from aminoglot.errors import InputError
+
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch would describe a machine with two Volta cards."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 0))
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision", "reason"),
+    [
+        ({"avx512_bf16": True, "amx_bf16": False}, "bf16", "this CPU multiplies bf16 natively"),
+        ({"avx512_bf16": False, "amx_bf16": True}, "bf16", "this CPU multiplies bf16 natively"),
+        ({"avx512_bf16": False, "amx_bf16": False}, "fp32", "this CPU has no native bf16"),
+        ({}, "fp32", "this CPU has no native bf16"),
+    ],
+)
+def test_auto_on_a_cpu_is_bf16_where_the_cpu_has_it(
+    capabilities: dict[str, bool], precision: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    hardware = choose("cpu", "auto")
+    assert (hardware.kind, hardware.precision, hardware.reason) == ("cpu", precision, reason)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_was_asked_is_done(precision: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    hardware = choose("cpu", precision)
+    assert (hardware.precision, hardware.reason) == (precision, "as asked")
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_gpus_are_preferred_and_judged_by_their_age(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose().device == torch.device("cuda")
+    assert (choose().precision, choose().reason) == ("fp32", "this GPU has no native bf16")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    assert (choose().precision, choose().reason) == ("bf16", "this GPU multiplies bf16 natively")
+    assert choose("cuda:1", "fp32").device == torch.device("cuda", 1)
+    assert choose("cpu", "fp32").kind == "cpu"
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_gpu_that_is_not_there() -> None:
+    with pytest.raises(InputError, match="there are 2 CUDA devices, counted from 0"):
+        choose("cuda:2")
+
+
+@no_gpu
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:1"])
+def test_cuda_without_cuda(device: str) -> None:
+    with pytest.raises(InputError, match="torch sees no CUDA device"):
+        choose(device)
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "CPU", "cuda:x", "cuda:-1", "meta", "xpu", "cpu:zero"])
+def test_nonsense_lists_the_choices(device: str) -> None:
+    with pytest.raises(InputError, match="choose auto, cpu, cuda, cuda:N or mps"):
+        choose(device)
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has mps")
+def test_mps_without_mps() -> None:
+    with pytest.raises(InputError, match="mps: not available"):
+        choose("mps")
+
+
+def test_mps_computes_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert (choose("mps").precision, choose("mps").reason) == ("fp32", "bf16 was never tried on mps")
+    with pytest.raises(InputError, match="fp32"):
+        choose("mps", "bf16")
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "FP32", "bfloat16", "", None])
+def test_a_precision_nobody_knows_is_refused(precision: Any) -> None:
+    """fp16 on a CPU above all: its range is too small for ESM-2."""
+    with pytest.raises(InputError, match="fp32"):
+        choose("cpu", cast("Any", precision))
