@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,13 +82,14 @@ def checked(where: str, config: ESM2Config, tensors: Mapping[str, Tensor]) -> di
     Raises:
         ModelError: naming every tensor that is missing or has another shape.
     """
+    found = _contact_shaped(tensors, config)
     with torch.device("meta"):
         network = ESM2(config)
     expected = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
-    found = dict(tensors)
     found.setdefault("frequencies", ESM2(ESM2Config(0, config.hidden, config.heads)).frequencies)
     absent = [head for head in HEADS if not any(key.startswith(f"{head}.") for key in found)]
-    problems = [f"{key}: missing" for key in expected if key not in found and key.split(".")[0] not in absent] + [
+    problems = [f"{key}: not in a model of {config.layers} layers" for key in found if key not in expected]
+    problems += [f"{key}: missing" for key in expected if key not in found and key.split(".")[0] not in absent] + [
         f"{key}: shape {list(found[key].shape)}, expected {list(shape)}"
         for key, shape in expected.items()
         if key in found and tuple(found[key].shape) != shape
@@ -94,6 +97,47 @@ def checked(where: str, config: ESM2Config, tensors: Mapping[str, Tensor]) -> di
     if problems:
         raise ModelError(f"{where}: not a complete ESM-2 of {config.layers} layers:\n{listing(problems)}")
     return {key: found[key] for key in expected if key in found}
+
+
+def _contact_shaped(tensors: Mapping[str, Tensor], config: ESM2Config) -> dict[str, Tensor]:
+    """Other formats keep the contact head as a matrix of one row; we have a row a layer."""
+    found = dict(tensors)
+    weight, bias = found.get("contact_head.weight"), found.get("contact_head.bias")
+    if weight is not None and weight.numel() == config.layers * config.heads:
+        found["contact_head.weight"] = weight.view(config.layers, config.heads)
+    if bias is not None and bias.numel() == 1:
+        found["contact_head.bias"] = bias.view(())
+    return found
+
+
+def shape(where: Path, layers: Any, hidden: Any, heads: Any, token_dropout: Any) -> ESM2Config:
+    """A config from what a file says of itself.
+
+    Raises:
+        ModelError: when that cannot be.
+    """
+    numbers = {"layers": layers, "hidden size": hidden, "heads": heads}
+    for name, value in numbers.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ModelError(f"{where}: it gives {value!r} as its number of {name}")
+    try:
+        return ESM2Config(layers, hidden, heads, bool(token_dropout))
+    except ValueError as error:
+        raise ModelError(f"{where}: {error}") from error
+
+
+def only_tensors(where: Path, content: Any) -> dict[str, Tensor]:
+    """A state dictionary from a pickle, which may hold anything.
+
+    Raises:
+        ModelError: when it is no dictionary of tensors.
+    """
+    if not isinstance(content, Mapping):
+        raise ModelError(f"{where}: holds no weights, but a {type(content).__name__}")
+    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    if not tensors:
+        raise ModelError(f"{where}: holds no weights")
+    return tensors
 
 
 def head_notes(tensors: Iterable[str]) -> tuple[str, ...]:

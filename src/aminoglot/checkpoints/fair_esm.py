@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aminoglot.checkpoints import safe_pickle
-from aminoglot.checkpoints.checkpoint import Checkpoint, checked, head_notes
+from aminoglot.checkpoints.checkpoint import Checkpoint, checked, head_notes, only_tensors, shape
 from aminoglot.checkpoints.keys import KeyMap
 from aminoglot.errors import ModelError
 from aminoglot.models.esm2 import ESM2Config
@@ -37,7 +37,12 @@ KEYS = KeyMap(
 _FREQUENCIES = "layers.{}.self_attn.rot_emb.inv_freq"
 _PREFIX = re.compile(r"^encoder\.(sentence_encoder\.)?")
 _TIED = "lm_head.weight"
-_ELDERS = {"roberta_large": "ESM-1b", "protein_bert_base": "ESM-1 or ESM-1v", "msa_transformer": "MSA Transformer"}
+_SETTINGS = ("encoder_layers", "encoder_embed_dim", "encoder_attention_heads", "token_dropout")
+_ELDERS = {
+    "roberta_large": "ESM-1b or ESM-1v",
+    "protein_bert_base": "ESM-1 or ESM-1v",
+    "msa_transformer": "MSA Transformer",
+}
 
 
 def regression_path(path: Path) -> Path:
@@ -53,15 +58,22 @@ def read(path: Path, name: str) -> Checkpoint:
     """
     data = safe_pickle.load(path)
     config = _config(data, path)
-    state = dict(data["model"])
+    state = only_tensors(path, data["model"])
     regression = regression_path(path)
     if regression.is_file():
-        state.update(safe_pickle.load(regression)["model"])
-    tensors = _canonical(state, config, path)
+        state.update(_regression(regression))
+    tensors = _canonical(state, path)
     notes = head_notes(tensors)
     if "contact_head.weight" not in tensors:
         notes = tuple(f"{note} (put {regression.name} beside it)" if "contact" in note else note for note in notes)
     return Checkpoint(name, "fair-esm", config, checked(str(path), config, tensors), notes)
+
+
+def _regression(path: Path) -> dict[str, Tensor]:
+    content = safe_pickle.load(path)
+    if not isinstance(content, dict) or "model" not in content:
+        raise ModelError(f"{path}: not a contact regression (no 'model' inside); remove it, or get it again")
+    return only_tensors(path, content["model"])
 
 
 def _config(data: Any, path: Path) -> ESM2Config:
@@ -70,20 +82,15 @@ def _config(data: Any, path: Path) -> ESM2Config:
     if "cfg" not in data:
         elder = _ELDERS.get(getattr(data.get("args"), "arch", ""), "an older model")
         raise ModelError(f"{path}: this is {elder}, not an ESM-2, and aminoglot does not run it")
-    settings = data["cfg"]["model"]
+    settings = data["cfg"].get("model") if isinstance(data["cfg"], dict) else None
     try:
-        config = ESM2Config(
-            layers=settings.encoder_layers,
-            hidden=settings.encoder_embed_dim,
-            heads=settings.encoder_attention_heads,
-            token_dropout=settings.token_dropout,
-        )
+        found = [getattr(settings, name) for name in _SETTINGS]
     except AttributeError as error:
         raise ModelError(f"{path}: its settings lack {error.name}; not a fair-esm ESM-2") from error
-    return config
+    return shape(path, *found)
 
 
-def _canonical(state: dict[str, Tensor], config: ESM2Config, path: Path) -> dict[str, Tensor]:
+def _canonical(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     tied: Tensor | None = None
     for key, tensor in state.items():
@@ -99,9 +106,6 @@ def _canonical(state: dict[str, Tensor], config: ESM2Config, path: Path) -> dict
             tensors[ours] = tensor
     if tied is not None and not torch.equal(tied, tensors.get("embedding.weight", tied)):
         raise ModelError(f"{path}: {_TIED} differs from the embedding: in ESM-2 they are one matrix")
-    if "contact_head.weight" in tensors and tensors["contact_head.weight"].numel() == config.layers * config.heads:
-        tensors["contact_head.weight"] = tensors["contact_head.weight"].view(config.layers, config.heads)
-        tensors["contact_head.bias"] = tensors["contact_head.bias"].view(())
     return tensors
 
 
@@ -109,10 +113,8 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
     """Write ``path`` and its contact regression; fair-esm's ``load_model_and_alphabet_local`` reads them.
 
     Raises:
-        ModelError: when the file's name would make fair-esm take it for another model, or a head is missing.
+        ModelError: when the language-model head is missing.
     """
-    if not path.name.startswith("esm2") or path.suffix != ".pt":
-        raise ModelError(f"{path}: fair-esm tells models apart by file name; call it esm2_something.pt")
     if not checkpoint.has("lm_head"):
         raise ModelError(f"{checkpoint.name}: no language-model head, without which fair-esm loads nothing")
     config = checkpoint.config
@@ -120,19 +122,16 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
     regression: dict[str, Tensor] = {}
     for key, tensor in checkpoint.tensors.items():
         if key == "frequencies":
-            model.update({f"encoder.{_FREQUENCIES.format(i)}": tensor.half() for i in range(config.layers)})
+            exact = tensor.half() if torch.equal(tensor.half().float(), tensor) else tensor
+            model.update({f"encoder.{_FREQUENCIES.format(i)}": exact for i in range(config.layers)})
         elif key.startswith("contact_head"):
             shape = (1, -1) if key.endswith("weight") else (1,)
             regression[str(KEYS.theirs(key))] = tensor.reshape(shape).contiguous()
         else:
             model[f"encoder.{KEYS.theirs(key)}"] = tensor
     model[f"encoder.{_TIED}"] = checkpoint.tensors["embedding.weight"]
-    settings = argparse.Namespace(
-        encoder_layers=config.layers,
-        encoder_embed_dim=config.hidden,
-        encoder_attention_heads=config.heads,
-        token_dropout=config.token_dropout,
-    )
+    shaped = (config.layers, config.hidden, config.heads, config.token_dropout)
+    settings = argparse.Namespace(**dict(zip(_SETTINGS, shaped, strict=True)))
     torch.save({"cfg": {"model": settings}, "model": model}, path)
     if regression:
         torch.save({"model": regression}, regression_path(path))

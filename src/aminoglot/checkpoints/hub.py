@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from aminoglot.checkpoints import huggingface
@@ -31,8 +30,9 @@ def cached(repository: str, revision: str | None = None) -> Path | None:
 
 def torch_hub(known: Known) -> Path | None:
     """The file that fair-esm downloaded earlier, or None."""
-    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "torch"
-    path = Path(home) / "hub" / "checkpoints" / f"{known.fair_esm}.pt"
+    import torch
+
+    path = Path(torch.hub.get_dir()) / "checkpoints" / f"{known.fair_esm}.pt"
     return path if path.is_file() else None
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aminoglot.checkpoints import safe_pickle
-from aminoglot.checkpoints.checkpoint import Checkpoint, checked, head_notes
+from aminoglot.checkpoints.checkpoint import Checkpoint, checked, head_notes, only_tensors, shape
 from aminoglot.checkpoints.keys import KeyMap
 from aminoglot.errors import ModelError, listing
 from aminoglot.models.esm2 import NORM_EPSILON, ESM2Config
@@ -58,7 +58,7 @@ def read(folder: Path, name: str) -> Checkpoint:
     theirs: dict[str, Tensor] = {}
     for file in files:
         theirs.update(_tensors(file))
-    tensors, strangers = _canonical(theirs, config)
+    tensors, strangers = _canonical(theirs, folder)
     notes = head_notes(tensors)
     if strangers:
         notes += (f"tensors of no part of ESM-2 were not used: {', '.join(strangers[:5])}",)
@@ -75,14 +75,17 @@ def read_config(folder: Path) -> ESM2Config:
         raw = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(raw, dict):
+        raise ModelError(f"{path}: not a model's settings")
     impostor = _impostor(raw)
     if impostor:
         raise ModelError(f"{folder}: this is {impostor}, not an ESM-2, and aminoglot does not run it")
-    config = ESM2Config(
-        layers=raw["num_hidden_layers"],
-        hidden=raw["hidden_size"],
-        heads=raw["num_attention_heads"],
-        token_dropout=raw.get("token_dropout", False),
+    config = shape(
+        path,
+        raw.get("num_hidden_layers"),
+        raw.get("hidden_size"),
+        raw.get("num_attention_heads"),
+        raw.get("token_dropout", False),
     )
     for key, expected in (
         ("intermediate_size", 4 * config.hidden),
@@ -124,14 +127,14 @@ def weight_files(folder: Path) -> list[Path]:
     for name in _WEIGHTS:
         index = folder / f"{name}.index.json"
         if index.is_file():
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            missing = [file for file in names if not (folder / Path(file).name).is_file()]
+            names = _parts(index)
+            missing = [file for file in names if not (folder / file).is_file()]
             if missing:
                 raise ModelError(
                     f"{folder}: half downloaded, {len(missing)} of {len(names)} weight files are missing:\n"
                     f"{listing(missing)}\nFetch them into that folder."
                 )
-            return [folder / Path(file).name for file in names]
+            return [folder / file for file in names]
         if (folder / name).is_file():
             return [folder / name]
     raise ModelError(
@@ -139,13 +142,20 @@ def weight_files(folder: Path) -> list[Path]:
     )
 
 
+def _parts(index: Path) -> list[str]:
+    """The file names in an index; only names, so that no index leads out of its folder."""
+    try:
+        return sorted({Path(file).name for file in json.loads(index.read_text())["weight_map"].values()})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(f"{index}: damaged, or a git-lfs placeholder; get it again") from error
+
+
 def _tensors(file: Path) -> dict[str, Tensor]:
     with file.open("rb") as stream:
         if stream.read(len(_LFS)) == _LFS:
             raise ModelError(f"{file}: a git-lfs placeholder, not the weights; run `git lfs pull` in that folder")
     if file.suffix != ".safetensors":
-        loaded = safe_pickle.load(file)
-        return {key: value for key, value in loaded.items() if isinstance(value, Tensor)}
+        return only_tensors(file, safe_pickle.load(file))
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -155,7 +165,7 @@ def _tensors(file: Path) -> dict[str, Tensor]:
         raise ModelError(f"{file}: cut short or damaged ({error}); get the file again") from error
 
 
-def _canonical(theirs: dict[str, Tensor], config: ESM2Config) -> tuple[dict[str, Tensor], list[str]]:
+def _canonical(theirs: dict[str, Tensor], folder: Path) -> tuple[dict[str, Tensor], list[str]]:
     """Our names for their tensors, and the keys that no part of ESM-2 has."""
     tensors: dict[str, Tensor] = {}
     strangers: list[str] = []
@@ -163,6 +173,7 @@ def _canonical(theirs: dict[str, Tensor], config: ESM2Config) -> tuple[dict[str,
     for key, tensor in theirs.items():
         if not key.startswith(("esm.", "lm_head.")):
             key = f"esm.{key}"  # saved from EsmModel, without the head's prefix
+        key = key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
         ours = KEYS.ours(key)
         if ours is not None:
             tensors[ours] = tensor
@@ -173,10 +184,7 @@ def _canonical(theirs: dict[str, Tensor], config: ESM2Config) -> tuple[dict[str,
         elif not any(part in key for part in _IGNORED):
             strangers.append(key)
     if tied is not None and "embedding.weight" in tensors and not torch.equal(tied, tensors["embedding.weight"]):
-        raise ModelError(f"{_TIED} differs from the embedding: in ESM-2 they are one matrix")
-    if "contact_head.weight" in tensors and tensors["contact_head.weight"].numel() == config.layers * config.heads:
-        tensors["contact_head.weight"] = tensors["contact_head.weight"].view(config.layers, config.heads)
-        tensors["contact_head.bias"] = tensors["contact_head.bias"].view(())
+        raise ModelError(f"{folder}: {_TIED} differs from the embedding: in ESM-2 they are one matrix")
     return tensors, strangers
 
 

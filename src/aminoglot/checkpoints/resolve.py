@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import shutil
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ from aminoglot.models.esm2 import SIZES
 
 Format = Literal["huggingface", "fair-esm"]
 _RANDOM = "random:"
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 
 
 def choices() -> str:
@@ -27,7 +28,7 @@ def choices() -> str:
     )
 
 
-def resolve(model: str) -> Checkpoint:
+def resolve(model: str | PathLike[str]) -> Checkpoint:
     """Find and read a model.
 
     Args:
@@ -37,6 +38,7 @@ def resolve(model: str) -> Checkpoint:
     Raises:
         ModelError: when there is no such model, or it is not on this machine and cannot be fetched.
     """
+    model = fspath(model)
     if model.startswith(_RANDOM):
         name = model.removeprefix(_RANDOM)
         if name not in SIZES:
@@ -45,16 +47,24 @@ def resolve(model: str) -> Checkpoint:
     known = registry.find(model)
     if known is not None:
         return _known(known)
-    path = Path(model).expanduser()
-    if path.exists():
+    path = _existing(model)
+    if path is not None:
         return _path(path, model)
-    if _REPOSITORY.fullmatch(model) and path.suffix != ".pt":
+    if _REPOSITORY.fullmatch(model) and not model.endswith(".pt"):
         repository, _, revision = model.partition("@")
         folder = hub.cached(repository, revision or None) or hub.download(repository, revision or None)
         return huggingface.read(folder, model)
     near = difflib.get_close_matches(model, registry.KNOWN, 1)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise ModelError(f"{model}: no such model or path.{hint}\nChoose from {choices()}")
+
+
+def _existing(model: str) -> Path | None:
+    try:
+        path = Path(model).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError, ValueError):  # too long, or a home that nobody has
+        return None
 
 
 def _known(known: registry.Known) -> Checkpoint:
@@ -81,7 +91,21 @@ def _path(path: Path, name: str) -> Checkpoint:
     raise ModelError(f"{path}: not a format aminoglot reads (a Hugging Face folder, or a fair-esm .pt)")
 
 
-def convert(source: str, destination: Path, to: Format) -> Checkpoint:
+def _move(folder: Path, paths: list[Path]) -> None:
+    """Give finished files their places, the model's own last: all of them or none."""
+    moved: list[Path] = []
+    try:
+        for path in reversed(paths):
+            if (folder / path.name).exists():
+                (folder / path.name).rename(path)
+                moved.append(path)
+    except BaseException:
+        for path in moved:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def convert(source: str | PathLike[str], destination: Path, to: Format) -> Checkpoint:
     """Write a model in another format, whole or not at all.
 
     Args:
@@ -92,8 +116,12 @@ def convert(source: str, destination: Path, to: Format) -> Checkpoint:
     Raises:
         OutputError: when the destination exists or cannot be written.
     """
-    if destination.exists():
-        raise OutputError(f"{destination}: exists already; name a new place")
+    written = [destination, fair_esm.regression_path(destination)] if to == "fair-esm" else [destination]
+    for path in written:
+        if path.exists():
+            raise OutputError(f"{path}: exists already; name a new place")
+    if to == "fair-esm" and (destination.suffix != ".pt" or not destination.name.startswith("esm2")):
+        raise ModelError(f"{destination}: fair-esm tells models apart by file name; call it esm2_something.pt")
     checkpoint = resolve(source)
     temporary = destination.with_name(f".{destination.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -104,8 +132,7 @@ def convert(source: str, destination: Path, to: Format) -> Checkpoint:
             temporary.rename(destination)
         else:
             fair_esm.write(checkpoint, temporary / destination.name)
-            for file in sorted(temporary.iterdir(), reverse=True):
-                file.rename(destination.with_name(file.name))
+            _move(temporary, written)
     except OSError as error:
         raise OutputError(f"{destination}: cannot be written ({error.strerror or error})") from error
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from os import PathLike
 from typing import Literal, NamedTuple, overload
 
 import numpy as np
@@ -35,7 +36,7 @@ class Embeddings(NamedTuple):
     residue: list[Array]
 
 
-def load(model: str, *, device: str = "auto", precision: PrecisionChoice = "auto") -> Model:
+def load(model: str | PathLike[str], *, device: str = "auto", precision: PrecisionChoice = "auto") -> Model:
     """Load a model.
 
     Args:

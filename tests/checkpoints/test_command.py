@@ -1,0 +1,113 @@
+"""``aminoglot models`` and ``aminoglot convert``, as they are typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from aminoglot.checkpoints import KNOWN, convert, resolve
+from aminoglot.cli import main
+from tests.checkpoints.test_resolve import DIGESTS, snapshot
+
+
+def status(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as raised:
+        main(arguments)
+    assert isinstance(raised.value.code, int)
+    return raised.value.code
+
+
+class Rows:
+    """The table of ``aminoglot models`` by name."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+
+    def __call__(self) -> dict[str, str]:
+        assert status("models") == 0
+        lines = [line.strip() for line in self.capsys.readouterr().out.splitlines()]
+        return {line.split()[0]: line for line in lines if line.startswith("esm2-")}
+
+    def here(self) -> list[str]:
+        table = self()
+        assert all(line.endswith((" yes", " no")) for line in table.values())
+        return [name for name, line in table.items() if line.endswith(" yes")]
+
+
+@pytest.fixture
+def rows(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Rows:
+    monkeypatch.setenv("COLUMNS", "200")
+    return Rows(capsys)
+
+
+@pytest.mark.usefixtures("nothing_cached")
+def test_models_lists_every_known_model(rows: Rows) -> None:
+    table = rows()
+    assert list(table) == list(KNOWN)
+    for known in KNOWN.values():
+        line = table[known.name].split()
+        assert known.repository in line
+        assert known.licence in line
+    assert "2,839 M" in table["esm2-3b"]
+    assert rows.here() == []
+
+
+def test_models_tells_what_is_on_this_machine(nothing_cached: Path, rows: Rows) -> None:
+    folder = snapshot(nothing_cached)
+    convert("random:esm2-8m", folder, "huggingface")
+    assert rows.here() == ["esm2-8m"]
+    (folder / "model.safetensors").unlink()
+    assert rows.here() == [], "half a model is none"
+
+
+def test_models_sees_fair_esms_downloads(nothing_cached: Path, rows: Rows) -> None:
+    convert("random:esm2-8m", nothing_cached / "torch" / "hub" / "checkpoints" / "esm2_t6_8M_UR50D.pt", "fair-esm")
+    assert rows.here() == ["esm2-8m"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}"])
+def test_models_survives_a_damaged_cache(text: str, nothing_cached: Path, rows: Rows) -> None:
+    """One file that was cut short must not take the whole list away."""
+    folder = snapshot(nothing_cached)
+    convert("random:esm2-8m", folder, "huggingface")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(text)
+    assert rows.here() == []
+
+
+@pytest.mark.usefixtures("nothing_cached")
+def test_models_can_be_copied_from_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Terminals, and everything that is piped, have 80 columns: a source cut off there is no source."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert status("models") == 0
+    printed = capsys.readouterr().out
+    for known in KNOWN.values():
+        assert known.repository in printed
+
+
+@pytest.mark.parametrize(("to", "name"), [("huggingface", "hf"), ("fair-esm", "esm2_tiny.pt")])
+def test_convert(to: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status("convert", "random:esm2-tiny", str(tmp_path / name), "--to", to) == 0
+    digest = DIGESTS["random:esm2-tiny"]
+    printed = capsys.readouterr().out
+    assert "note: random:esm2-tiny was never trained" in printed
+    assert f"wrote {tmp_path / name} ({to}), weights {digest[:16]}" in printed
+    assert resolve(str(tmp_path / name)).digest == digest
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_convert_says_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"model": {}}, tmp_path / "old.pt")
+    assert status("convert", str(tmp_path / "old.pt"), str(tmp_path / "new"), "--to", "huggingface") == 1
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'old.pt'}: this is an older model")
+    assert not (tmp_path / "new").exists()
+
+
+def test_convert_to_an_unknown_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status("convert", "random:esm2-tiny", str(tmp_path / "new"), "--to", "nemo") != 0
+    assert "huggingface" in "".join(capsys.readouterr())
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,88 @@
+"""Large weights are mapped: the process never holds what it can leave in the file, and holds nothing twice."""
+
+from __future__ import annotations
+
+import re
+import selectors
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aminoglot.checkpoints import convert
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not Path("/proc/self/status").is_file(), reason="anonymous memory is read from Linux's /proc/PID/status"
+    ),
+]
+
+LOADER = """
+import sys, warnings
+import aminoglot
+warnings.simplefilter("ignore")
+
+def use(model):
+    model.embed(["MKTAYIAK"])
+    return model.digest
+
+use(aminoglot.load("random:esm2-tiny", device="cpu", precision=sys.argv[2]))  # what any model costs
+print("ready", flush=True)
+sys.stdin.readline()
+model = aminoglot.load(sys.argv[1], device="cpu", precision=sys.argv[2])
+use(model)
+print("done", flush=True)
+sys.stdin.readline()
+"""
+
+
+def anonymous(pid: int) -> int:
+    """Bytes that belong to no file; pages mapped from one do not count."""
+    found = re.search(r"^RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return 1024 * int(found[1])
+
+
+def peak_growth(model: Path, precision: str) -> int:
+    """How much anonymous memory a process takes at most to load a model and use it, watched from outside."""
+    with subprocess.Popen(
+        [sys.executable, "-c", LOADER, str(model), precision], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        before = peak = anonymous(process.pid)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            while not selector.select(0.002):
+                peak = max(peak, anonymous(process.pid))
+        assert process.stdout.readline() == "done\n"
+        peak = max(peak, anonymous(process.pid))
+        process.stdin.close()
+    return peak - before
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with esm2-150m, 593 MB, and the same as a .pt."""
+    home = tmp_path_factory.mktemp("large")
+    convert("random:esm2-150m", home / "hf", "huggingface")
+    convert(str(home / "hf"), home / "esm2_large.pt", "fair-esm")
+    return home
+
+
+@pytest.mark.parametrize("name", ["hf", "esm2_large.pt"])
+def test_float32_weights_are_mapped(name: str, large: Path) -> None:
+    size = (large / "hf" / "model.safetensors").stat().st_size
+    assert size > 550e6
+    assert peak_growth(large / name, "fp32") < 0.15 * size
+
+
+def test_bf16_holds_the_narrow_weights_once(large: Path) -> None:
+    size = (large / "hf" / "model.safetensors").stat().st_size
+    growth = peak_growth(large / "hf", "bf16")
+    assert 0.4 * size < growth < 0.65 * size
