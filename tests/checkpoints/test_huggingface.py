@@ -311,14 +311,18 @@ def test_a_missing_or_misshapen_tensor_is_named(
     assert said.count("\n") == 1, "only that tensor is named"
 
 
+@pytest.mark.parametrize("scaled", [True, False])
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
-def test_quantised_weights_are_refused(dtype: torch.dtype, tiny_folder: Path, tmp_path: Path) -> None:
-    """Their values mean something only together with scales that we do not read."""
+def test_quantised_weights_are_refused(dtype: torch.dtype, scaled: bool, tiny_folder: Path, tmp_path: Path) -> None:
+    """Their values mean something only together with scales, in this file or another, that we do not read."""
     tensors = weights(tiny_folder)
     name = f"{PREFIX}0.intermediate.dense.weight"
     tensors[name] = (16 * tensors[name]).to(dtype)
-    tensors[f"{name}_scale"] = torch.full((128, 1), 1 / 16)
-    assert "layers.0.up.weight" in refusal(with_weights(tiny_folder, tmp_path / "hf", tensors))
+    if scaled:
+        tensors[f"{name}_scale"] = torch.full((128, 1), 1 / 16)
+    said = refusal(with_weights(tiny_folder, tmp_path / "hf", tensors))
+    assert "layers.0.up.weight: " in said
+    assert str(dtype).removeprefix("torch.") in said
 
 
 def test_weights_of_more_layers_than_the_config_says(tiny_folder: Path, tmp_path: Path) -> None:

@@ -158,6 +158,7 @@ def _slow(seconds: float) -> None:
 
 def _child(request: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start tests with it ignored
+    signal.alarm(request.get("alarm", 0))
     if request.get("cost") is not None:
         task._COST["cpu"] = request["cost"]
     if request.get("log"):

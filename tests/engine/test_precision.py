@@ -174,3 +174,11 @@ def test_bf16_does_not_depend_on_order(rounded_model: Model) -> None:
     again = rounded_model.embed(MIXED[::-1])[::-1]
     np.testing.assert_allclose(found, again, rtol=0, atol=0.05)
     assert found.tobytes() == rounded_model.embed(MIXED).tobytes()
+
+
+def test_bf16_is_the_same_under_autocast(rounded_model: Model) -> None:
+    """What stays float32 in bf16 stays so, and fp16 does not creep in."""
+    expected, logits = rounded_model.embed(MIXED), rounded_model.logits(MIXED)
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert rounded_model.embed(MIXED).tobytes() == expected.tobytes()
+        assert [rows.tobytes() for rows in rounded_model.logits(MIXED)] == [rows.tobytes() for rows in logits]

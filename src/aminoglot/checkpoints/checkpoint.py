@@ -17,6 +17,7 @@ from torch import Tensor
 from aminoglot.errors import ModelError, listing
 from aminoglot.models.esm2 import ESM2, ESM2Config
 
+_READ = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 HEADS = ("lm_head", "contact_head")
 """Parts a checkpoint may lack; what needs them then fails with a sentence, never with invented weights."""
 
@@ -93,6 +94,11 @@ def checked(where: str, config: ESM2Config, tensors: Mapping[str, Tensor]) -> di
         f"{key}: shape {list(found[key].shape)}, expected {list(shape)}"
         for key, shape in expected.items()
         if key in found and tuple(found[key].shape) != shape
+    ]
+    problems += [
+        f"{key}: stored as {tensor.dtype}, which aminoglot does not read"
+        for key, tensor in found.items()
+        if tensor.dtype not in _READ
     ]
     if problems:
         raise ModelError(f"{where}: not a complete ESM-2 of {config.layers} layers:\n{listing(problems)}")

@@ -40,7 +40,7 @@ _TIED = "lm_head.weight"
 _SETTINGS = ("encoder_layers", "encoder_embed_dim", "encoder_attention_heads", "token_dropout")
 _ELDERS = {
     "roberta_large": "ESM-1b or ESM-1v",
-    "protein_bert_base": "ESM-1 or ESM-1v",
+    "protein_bert_base": "ESM-1",
     "msa_transformer": "MSA Transformer",
 }
 

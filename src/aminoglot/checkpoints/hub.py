@@ -58,7 +58,9 @@ def download(repository: str, revision: str | None = None) -> Path:
         raise ModelError(f"{repository}: no such model on the Hugging Face hub") from error
     except Exception as error:  # whatever the network libraries of the day raise
         if getattr(error, "response", None) is not None:
-            raise ModelError(f"{repository}: the hub refused ({str(error).strip().splitlines()[-1]})") from error
+            raise ModelError(
+                f"{repository}: the hub refused ({(str(error).strip().splitlines() or [type(error).__name__])[-1]})"
+            ) from error
         raise ModelError(_offline(repository, error)) from error
 
 

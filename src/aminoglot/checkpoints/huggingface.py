@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,7 @@ def read_config(folder: Path) -> ESM2Config:
         ("intermediate_size", 4 * config.hidden),
         ("hidden_act", "gelu"),
         ("layer_norm_eps", NORM_EPSILON),
+        ("rope_theta", 10000.0),
     ):
         if raw.get(key, expected) != expected:
             raise ModelError(f"{path}: {key} is {raw[key]}, an ESM-2 of this width has {expected}")
@@ -193,8 +195,10 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
     from huggingface_hub import save_torch_state_dict
 
     save_torch_state_dict(dict(_foreign(checkpoint)), folder, metadata={"format": "pt"})
+    mask = os.umask(0)
+    os.umask(mask)
     for file in folder.iterdir():
-        file.chmod(0o644)  # safetensors makes files that only their owner can read
+        file.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read
     (folder / "config.json").write_text(_json(_config(checkpoint)))
     (folder / "vocab.txt").write_text("\n".join(ESM2_ALPHABET.tokens))
     special = {"cls_token": "<cls>", "eos_token": "<eos>", "mask_token": "<mask>", "pad_token": "<pad>"}

@@ -36,6 +36,8 @@ def load(path: Path) -> Any:
                 f"{path}: refused: the file asks Python for {asked[1]}; a checkpoint needs only tensors and settings"
             ) from error
         raise ModelError(f"{path}: not a torch checkpoint, or damaged ({_first_line(error)})") from error
+    except (FileNotFoundError, PermissionError) as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
     except Exception as error:  # damage surfaces as nearly anything
         raise ModelError(f"{path}: cut short or damaged ({_first_line(error)}); get the file again") from error
 

@@ -117,19 +117,25 @@ class _Exporter:
         output: Path,
     ) -> None:
         with ExitStack() as stack, table.open("w", encoding="utf-8", newline="") as text:
-            writers: list[tuple[Writer, Kind, ContentDigest]] = []
+            writers: list[tuple[Writer, tuple[Kind, ...], ContentDigest]] = []
             for path, kinds in files.items():
                 made = writer(output, temporary[path], self._layout(kinds))
                 stack.callback(made.abort)
-                writers.append((made, kinds[0], ContentDigest()))
+                writers.append((made, kinds, ContentDigest()))
             text.write("\t".join(COLUMNS) + "\n")
             for batch in self._batches(text):
-                for made, kind, digest in writers:
+                for made, kinds, digest in writers:
                     made.write(batch)
-                    for name, array in zip(batch.ids, batch.arrays(kind), strict=True):
-                        digest.add(name, array)
-            for made, kind, digest in writers:
-                held = {"proteins": self.audit.written, "kind": kind, "content": str(digest)}
+                    for kind in kinds:
+                        for name, array in zip(batch.ids, batch.arrays(kind), strict=True):
+                            digest.add(name, array)
+            for made, _, digest in writers:
+                held = {
+                    "proteins": self.audit.written,
+                    "failed": self.audit.failed,
+                    "bad_records": self.plan.counts["bad"],
+                    "content": str(digest),
+                }
                 made.finish({**self.plan.provenance, **held})
             stack.pop_all()
 

@@ -16,7 +16,7 @@ from aminoglot.checkpoints import resolve
 from aminoglot.checkpoints.resolve import choices
 from aminoglot.embedding import report as reporting
 from aminoglot.embedding.export import export, outputs, table_path
-from aminoglot.embedding.formats import check_suffix, reader
+from aminoglot.embedding.formats import check_names, check_suffix, is_ours, reader
 from aminoglot.embedding.report import Report
 from aminoglot.embedding.reuse import Reuse
 from aminoglot.embedding.store import verify
@@ -24,7 +24,7 @@ from aminoglot.embedding.task import EmbeddingTask
 from aminoglot.engine import Long, Model, Per, Pool, PrecisionChoice, choose
 from aminoglot.engine.settings import Layer
 from aminoglot.errors import AminoglotError, InputError, JobError, OutputError, listing, plural
-from aminoglot.jobs import Audit, JobFolder, Manifest, Plan, Policy, audit, changes, make_plan, read_plan, run
+from aminoglot.jobs import Audit, JobFolder, Manifest, Plan, Policy, Status, audit, changes, make_plan, read_plan, run
 from aminoglot.jobs.run import left
 from aminoglot.jobs.scan import BadRecords, Duplicates
 from aminoglot.sequences import Columns, Reader, Source, input_digest, sources
@@ -152,6 +152,7 @@ class _Job:
             "limit": request.limit,
             "precision": model.hardware.precision,
             "device": model.hardware.kind,
+            "hidden": model.config.hidden,
             "dtype": task.dtype.name,
             "token_budget": model.budget,
             "input_sha256": digest,
@@ -170,25 +171,40 @@ class _Job:
 
     def _finished(self, fingerprint: Mapping[str, Any]) -> Outcome | None:
         """Whether the output is there already: verified, it is done; different, it is refused or given up."""
-        files = [path for path in outputs(self.output, self.options.per) if path.exists()]
-        if not files or (self.folder.planned and not self.options.overwrite):
+        wanted = [*outputs(self.output, self.options.per), table_path(self.output)]
+        files = [path for path in wanted[:-1] if path.exists()]
+        for path in files:
+            if path.is_dir() and any(path.iterdir()) and not is_ours(path):
+                raise OutputError(f"{path}: a folder with something else in it; give this run another -o")
+        if not files:
             return None
         try:
             different = [line for path in files for line in _different(path, fingerprint)]
-            if not different and len(files) == len(outputs(self.output, self.options.per)):
-                counts = [verify(path) for path in files]
-                self.report.say(f"{self.output} is complete already: {plural(counts[0], 'protein')}, verified")
-                return Outcome(tuple(files), None, complete=True)
+            if different and not self.options.overwrite:
+                raise JobError(
+                    f"{files[0]} exists and is the result of something else:\n{listing(different)}\n"
+                    "Give this run another -o, or replace it with --overwrite"
+                )
+            if different or (self.folder.planned and not self.options.overwrite):
+                return None
+            return self._verified(wanted)
         except AminoglotError:
             if not self.options.overwrite:
                 raise
             return None
-        if different and not self.options.overwrite and not self.folder.planned:
-            raise JobError(
-                f"{files[0]} exists and is the result of something else:\n{listing(different)}\n"
-                "Give this run another -o, or replace it with --overwrite"
-            )
-        return None
+
+    def _verified(self, files: Sequence[Path]) -> Outcome:
+        """What a finished job left, held against its own account."""
+        missing = [str(path) for path in files if not path.exists()]
+        if missing:
+            raise JobError(f"{', '.join(missing)} is gone; run with --overwrite to compute it again")
+        counts = [verify(path) for path in files[:-1]]
+        with reader(files[0]) as store:
+            failed, bad = store.provenance["failed"], store.provenance["bad_records"]
+        if failed:
+            raise JobError(f"{files[0]}: {plural(failed, 'protein')} failed in it; run with --overwrite to try again")
+        self.report.say(f"{self.output} is complete already: {plural(counts[0], 'protein')}, verified")
+        return Outcome(tuple(files), None, complete=not bad)
 
     def _resumed(self, fingerprint: Mapping[str, Any]) -> Plan | None:
         if not self.folder.planned:
@@ -229,6 +245,7 @@ class _Job:
         return make_plan(self.folder, reader, task, policy, fingerprint, provenance, notes)
 
     def _compute(self, plan: Plan, task: EmbeddingTask) -> Outcome:
+        check_names(self.output, (name for name, _ in plan.named(np.flatnonzero(plan.status == Status.WRITTEN))))
         manifest = Manifest(self.folder.manifest)
         todo = left(plan, manifest)
         residues = sum(int(task.rows(plan.shard_lengths(shard)).sum()) for shard in todo)

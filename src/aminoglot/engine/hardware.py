@@ -94,9 +94,10 @@ def _bf16(device: torch.device) -> tuple[bool, str]:
 
 @contextmanager
 def exact(hardware: Hardware) -> Iterator[None]:
-    """For fp32, forbid the roundings that may be set elsewhere in the process: TF32, bf16 products, autocast."""
+    """Forbid what may be set elsewhere in the process: autocast, and for fp32 TF32 and bf16 products too."""
     if hardware.precision != "fp32":
-        yield
+        with torch.autocast(hardware.kind, enabled=False):
+            yield
         return
     backends: tuple[Any, ...] = (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
     before = [backend.fp32_precision for backend in backends]

@@ -95,4 +95,4 @@ def resolve_layers(layer: Layer, count: int) -> tuple[tuple[int, ...], bool]:
         numbers.append(number % (count + 1))
     if not numbers:
         raise InputError("no layer was named")
-    return tuple(dict.fromkeys(numbers)), several
+    return tuple(numbers), several

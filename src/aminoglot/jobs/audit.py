@@ -12,7 +12,7 @@ from aminoglot.errors import JobError, plural
 from aminoglot.jobs.manifest import Manifest
 from aminoglot.jobs.plan import Plan
 from aminoglot.jobs.scan import Status
-from aminoglot.jobs.shards import shard_digest
+from aminoglot.jobs.storage import file_digest
 
 
 @dataclass(frozen=True)
@@ -80,4 +80,4 @@ def audit(plan: Plan, manifest: Manifest) -> Audit:
 
 def _intact(plan: Plan, manifest: Manifest, shard: int) -> bool:
     path = plan.folder.shard(shard)
-    return path.exists() and shard_digest(path) == manifest.entries[shard].sha256
+    return path.exists() and file_digest(path) == manifest.entries[shard].sha256

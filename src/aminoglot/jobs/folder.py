@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -74,13 +74,19 @@ class JobFolder:
             lock.release()
 
     def remove(self) -> None:
-        """Take the folder away. A process that opened its lock meanwhile notices, and starts afresh."""
+        """Take the folder away, the plan first: what a crash leaves of it then counts as unplanned.
+
+        A process that opened the lock meanwhile notices, and starts afresh.
+        """
+        with suppress(OSError):
+            self.plan.unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
 
     def clear(self, *, keep_input: bool = False) -> None:
         """Empty the folder, but for the lock and, if asked, the copy of standard input."""
         kept = ("lock", self.stdin.name) if keep_input else ("lock",)
         with explained(self.path):
+            self.plan.unlink(missing_ok=True)
             for path in self.path.iterdir():
                 if path.is_dir():
                     shutil.rmtree(path)

@@ -33,17 +33,12 @@ class Manifest:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.entries: dict[int, Entry] = {}
-        whole = 0
         if path.exists():
-            for line in path.read_bytes().splitlines(keepends=True):
-                if not line.endswith(b"\n"):
-                    break  # torn by a crash
-                raw = json.loads(line)
-                raw["failed"] = {int(slot): why for slot, why in raw["failed"].items()}
-                entry = Entry(**raw)
-                self.entries[entry.shard] = entry
-                whole += len(line)
-            os.truncate(path, whole)
+            lines = path.read_bytes().splitlines(keepends=True)
+            found = [_entry(line) for line in lines]
+            self.entries = {entry.shard: entry for entry in found if entry is not None}
+            if None in found:
+                self.drop([])  # rewrite it without the lines that say nothing
 
     def add(self, entry: Entry) -> None:
         """Note a shard as done, durably."""
@@ -62,3 +57,13 @@ class Manifest:
             temporary = self.path.with_name(".manifest.partial")
             temporary.write_bytes(kept)
             temporary.replace(self.path)
+
+
+def _entry(line: bytes) -> Entry | None:
+    """A line's entry; None for one that a crash tore or a disk spoiled: its shard is computed again."""
+    try:
+        raw = json.loads(line.decode()) if line.endswith(b"\n") else {}
+        failed = {int(slot): str(why) for slot, why in raw["failed"].items()}
+        return Entry(int(raw["shard"]), str(raw["sha256"]), int(raw["size"]), failed)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save
 
 from aminoglot.errors import InputError, JobError, listing, plural
 from aminoglot.jobs.folder import JobFolder
@@ -28,7 +29,7 @@ from aminoglot.jobs.scan import (
     find_duplicates,
     scan,
 )
-from aminoglot.jobs.storage import explained, sync, write_whole
+from aminoglot.jobs.storage import explained, file_digest, sync, write_whole
 from aminoglot.jobs.task import Task
 from aminoglot.sequences import BadRecord, Protein
 
@@ -151,7 +152,7 @@ def make_plan(
             "digests": found.digests,
             "starts": starts,
         }
-        save_file({key: np.ascontiguousarray(value) for key, value in arrays.items()}, folder.decisions)
+        folder.decisions.write_bytes(save({key: np.ascontiguousarray(value) for key, value in arrays.items()}))
         sync(folder.decisions)
         sync(folder.records)
     written = {
@@ -161,6 +162,7 @@ def make_plan(
         "notes": notes,
         "counts": _counts(found, duplication, status, order),
         "bad": found.bad_listed,
+        "files": {path.name: file_digest(path) for path in _files(folder)},
         "renamed": {str(index): name for index, name in duplication.renamed.items()},
     }
     write_whole(folder.plan, lambda path: _write_json(path, written))
@@ -177,7 +179,10 @@ def read_plan(folder: JobFolder) -> Plan:
         written = json.loads(folder.plan.read_text())
         if written["layout"] != LAYOUT:
             raise ValueError(f"layout {written['layout']}")
-        arrays = load_file(folder.decisions)
+        for path in _files(folder):
+            if file_digest(path) != written["files"][path.name]:
+                raise ValueError(f"{path.name} is damaged")
+        arrays = load(folder.decisions.read_bytes())
     except Exception as error:
         raise JobError(
             f"{folder.path}: the job's plan cannot be read ({error}); remove that folder, or add --overwrite, "
@@ -192,6 +197,10 @@ def read_plan(folder: JobFolder) -> Plan:
         {int(index): name for index, name in written["renamed"].items()},
         **arrays,
     )
+
+
+def _files(folder: JobFolder) -> tuple[Path, ...]:
+    return folder.records, folder.proteins, folder.decisions
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -29,12 +29,6 @@ def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def shard_digest(path: Path) -> str:
-    """SHA-256 of a shard's file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class ShardReader:
     """Rows of a shard's arrays, read (not mapped) so that memory stays with what is asked for."""
 

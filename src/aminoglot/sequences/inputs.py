@@ -223,9 +223,11 @@ def _check_readable(source: Source) -> None:
 def _save_stdin(copy: Path) -> Source:
     if sys.stdin is None or sys.stdin.isatty():
         raise InputError("standard input is a terminal; pipe a file into it, as in: zcat proteins.fasta.gz | ... -")
-    with copy.open("wb") as file:
-        while block := sys.stdin.buffer.read(_BUFFER):
-            file.write(block)
+    try:
+        with copy.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file, _BUFFER)
+    except OSError as error:
+        raise InputError(f"standard input cannot be kept in {copy}: {error.strerror or error}") from error
     return Source("standard input", copy)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from aminoglot.embedding.formats.base import Batch, ContentDigest, Kind, Layout, Store, Writer
@@ -18,6 +19,22 @@ def check_suffix(output: Path) -> None:
             f"{output}: the suffix {output.suffix} names no format; use {', '.join(SUFFIXES)}, or a name without "
             "suffix for a folder of fair-esm .pt files"
         )
+
+
+def check_names(output: Path, names: Iterable[str]) -> None:
+    """Refuse ids that cannot name a file, where the output is a folder of files; before anything is computed."""
+    if not output.suffix:
+        from aminoglot.embedding.formats.pt import file_name
+
+        for name in names:
+            file_name(name)
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether aminoglot wrote this folder."""
+    from aminoglot.embedding.formats.pt import MARK
+
+    return (folder / MARK).is_file()
 
 
 def writer(output: Path, path: Path, layout: Layout) -> Writer:
@@ -80,7 +97,9 @@ __all__ = [
     "Layout",
     "Store",
     "Writer",
+    "check_names",
     "check_suffix",
+    "is_ours",
     "reader",
     "writer",
 ]

@@ -27,7 +27,7 @@ class Layout:
     """What a writer will be given.
 
     Attributes:
-        kinds: the kinds of arrays, one but for ``.pt`` folders; the first is what a store gives back.
+        kinds: the kinds of arrays, one but for ``.pt`` folders.
         pool: how proteins were pooled.
         layers: layer numbers.
         several: whether arrays have the layer axis.
@@ -143,6 +143,10 @@ class Store(ABC):
     def __contains__(self, name: object) -> bool:
         return name in self._known
 
+    def contents(self, name: str) -> tuple[Array, ...]:
+        """All arrays the file holds of one protein; one, but for folders with both kinds."""
+        return (self[name],)
+
     def __iter__(self) -> Iterator[tuple[str, Array]]:
         """Pairs of id and array, in the file's order."""
         for name in self.ids:
@@ -155,6 +159,9 @@ class Store(ABC):
             InputError: for a file with one row a residue, whose proteins have different shapes.
         """
         arrays = [array for _, array in self]
+        if not arrays:
+            several = (len(self.provenance["layers"]),) if self.provenance.get("several_layers") else ()
+            return np.zeros((0, *several, self.provenance.get("hidden", 0)), self.provenance.get("dtype", "float32"))
         if len({array.shape for array in arrays}) > 1:
             raise InputError("this file holds one row a residue; iterate over it, or pool first")
         return np.stack(arrays)

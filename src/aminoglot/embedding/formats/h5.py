@@ -44,7 +44,7 @@ class H5Writer:
         self._scalar = h5s.create(h5s.SCALAR)
         self._creation = {True: _creation(h5d.COMPACT), False: _creation(h5d.CONTIGUOUS)}
         self._spaces: dict[tuple[int, ...], Any] = {}
-        self._strings: dict[int, Any] = {}
+        self._string = h5t.py_create(h5py.string_dtype(), logical=True)
         self._layout = layout
 
     def write(self, batch: Batch) -> None:
@@ -66,13 +66,7 @@ class H5Writer:
                 self._number(dataset, b"replaced_letters", batch.replaced[i])
 
     def _text(self, dataset: Any, name: bytes, text: str) -> None:
-        data = text.encode()
-        kind = self._strings.get(len(data))
-        if kind is None:
-            kind = self._strings[len(data)] = h5t.C_S1.copy()
-            kind.set_size(len(data))
-            kind.set_cset(h5t.CSET_UTF8)
-        h5a.create(dataset, name, kind, self._scalar).write(np.array(data), kind)
+        h5a.create(dataset, name, self._string, self._scalar).write(np.array(text, dtype=object))
 
     def _number(self, dataset: Any, name: bytes, value: np.int64) -> None:
         h5a.create(dataset, name, h5t.STD_I64LE, self._scalar).write(np.array(value), h5t.NATIVE_INT64)
@@ -108,8 +102,12 @@ class H5Store(Store):
             self._file = h5py.File(path, "r")
         except OSError as error:
             raise OutputError(f"{path}: not a readable HDF5 file, or cut short ({error})") from error
-        raw = self._file.attrs.get(_OURS)
-        self.provenance = json.loads(raw) if raw is not None else {}
+        try:
+            raw = self._file.attrs.get(_OURS)
+            self.provenance = json.loads(raw) if raw is not None else {}
+        except (OSError, ValueError, RuntimeError) as error:
+            self._file.close()
+            raise OutputError(f"{path}: its provenance is damaged ({error})") from error
 
     @cached_property
     def ids(self) -> Sequence[str]:

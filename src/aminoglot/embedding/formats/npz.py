@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
@@ -23,7 +24,8 @@ class NpzWriter:
         (self._kind,) = layout.kinds
         self._layout = layout
         self._small = SmallColumns()
-        self._zip = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True)
+        self._file = path.open("wb")
+        self._zip = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED, allowZip64=True)
         self._embeddings = self._member("embeddings")
         header = {"descr": layout.dtype.newbyteorder("<").str, "fortran_order": False, "shape": stacked_shape(layout)}
         np.lib.format.write_array_header_2_0(self._embeddings, header)
@@ -46,23 +48,26 @@ class NpzWriter:
             with self._member(name) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
         self._zip.close()
+        self._file.close()
 
     def abort(self) -> None:
-        self._embeddings.close()
-        self._zip.close()
+        with suppress(Exception):
+            self._embeddings.close()
+        self._zip.fp = None  # or it would try to finish the archive when it is collected
+        self._file.close()
 
 
 class NpzStore(StackedStore):
     def __init__(self, path: Path) -> None:
+        self._stream = path.open("rb")
         try:
-            self._file = np.load(path, allow_pickle=False)
-            if _OURS not in self._file:
-                raise OutputError(f"{path}: an npz file, but not of embeddings that aminoglot wrote")
+            self._file = np.load(self._stream, allow_pickle=False)
             self.provenance = json.loads(str(self._file[_OURS]))
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise OutputError(f"{path}: not a readable npz file, or cut short ({error})") from error
-        self._several = several(self.provenance)
-        self._offsets = self._file.get("offsets")
+            self._several = several(self.provenance)
+            self._offsets = self._file.get("offsets")
+        except Exception as error:
+            self._stream.close()
+            raise OutputError(f"{path}: not an npz that aminoglot wrote, or cut short ({error})") from error
 
     @cached_property
     def _embeddings(self) -> Array:
@@ -82,3 +87,4 @@ class NpzStore(StackedStore):
 
     def close(self) -> None:
         self._file.close()
+        self._stream.close()

@@ -90,11 +90,13 @@ class ParquetStore(Store):
             self._file = pq.ParquetFile(path)
         except (pa.ArrowException, OSError) as error:
             raise OutputError(f"{path}: not a readable Parquet file, or cut short ({error})") from error
-        metadata = self._file.metadata.metadata or {}
-        if _OURS not in metadata:
-            raise OutputError(f"{path}: a Parquet file, but not of embeddings that aminoglot wrote")
-        self.provenance = json.loads(metadata[_OURS])
-        self._shape = json.loads(metadata[b"aminoglot.layout"])
+        try:
+            metadata = self._file.metadata.metadata or {}
+            self.provenance = json.loads(metadata[_OURS])
+            self._shape = json.loads(metadata[b"aminoglot.layout"])
+        except (KeyError, ValueError) as error:
+            self._file.close()
+            raise OutputError(f"{path}: a Parquet file, but not of embeddings that aminoglot wrote") from error
         groups = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
         self._starts = np.concatenate(([0], np.cumsum(groups))).astype(int)
         self._cached: tuple[int, pa.Array] | None = None

@@ -6,9 +6,9 @@ Each holds ``label``, and ``representations`` (layer to [L, D]), ``mean_represen
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,30 @@ import torch
 
 from aminoglot.checkpoints import safe_pickle
 from aminoglot.embedding.formats.base import Array, Batch, Layout, Store
-from aminoglot.embedding.formats.h5 import escape, unescape
+from aminoglot.embedding.formats.h5 import escape
 from aminoglot.errors import OutputError
 
-_OURS = "aminoglot.json"
+MARK = "aminoglot.json"
 _POOLED = {"mean": "mean_representations", "cls": "bos_representations", "max": "max_representations"}
 _LONGEST_NAME = 240
+
+
+def file_name(name: str) -> str:
+    """The file of one protein.
+
+    Raises:
+        OutputError: when no file can be called that.
+    """
+    found = f"{escape(name)}.pt"
+    if len(found.encode()) > _LONGEST_NAME:
+        raise OutputError(f"id {name[:60]!r}...: too long for a file name; choose .h5 or .parquet instead")
+    return found
 
 
 class PtWriter:
     def __init__(self, path: Path, layout: Layout) -> None:
         self._path, self._layout = path, layout
+        self._ids: list[str] = []
         path.mkdir()
 
     def write(self, batch: Batch) -> None:
@@ -44,13 +57,13 @@ class PtWriter:
         return {layer: torch.from_numpy(np.array(row)) for layer, row in zip(self._layout.layers, rows, strict=True)}
 
     def _save(self, name: str, content: dict[str, Any]) -> None:
-        file_name = f"{escape(name)}.pt"
-        if len(file_name.encode()) > _LONGEST_NAME:
-            raise OutputError(f"id {name[:60]!r}...: too long for a file name; choose .h5 or .parquet instead")
-        torch.save(content, self._path / file_name)
+        buffer = io.BytesIO()  # so that any name will do, and a full disk is an OSError
+        torch.save(content, buffer)
+        (self._path / file_name(name)).write_bytes(buffer.getbuffer())
+        self._ids.append(name)
 
     def finish(self, provenance: Mapping[str, Any]) -> None:
-        (self._path / _OURS).write_text(json.dumps(provenance, indent=1) + "\n")
+        (self._path / MARK).write_text(json.dumps({"provenance": provenance, "ids": self._ids}, indent=1) + "\n")
 
     def abort(self) -> None:
         return
@@ -59,21 +72,32 @@ class PtWriter:
 class PtStore(Store):
     def __init__(self, path: Path) -> None:
         self._path = path
-        if not (path / _OURS).is_file():
-            raise OutputError(f"{path}: no {_OURS} in this folder; not written by aminoglot, or not finished")
-        self.provenance = json.loads((path / _OURS).read_text())
+        if not (path / MARK).is_file():
+            raise OutputError(f"{path}: no {MARK} in this folder; not written by aminoglot, or not finished")
+        try:
+            written = json.loads((path / MARK).read_text())
+            self.provenance, self._ids = written["provenance"], list(written["ids"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise OutputError(f"{path / MARK}: damaged, so this folder cannot be read ({error})") from error
 
-    @cached_property
+    @property
     def ids(self) -> Sequence[str]:
-        return [unescape(file.stem) for file in sorted(self._path.glob("*.pt"))]
+        return self._ids
 
     def __getitem__(self, name: str) -> Array:
-        path = self._path / f"{escape(name)}.pt"
+        """Residues where the folder has them, else pooled vectors."""
+        return self.contents(name)[0]
+
+    def contents(self, name: str) -> tuple[Array, ...]:
+        path = self._path / file_name(name)
         if not path.is_file():
             raise KeyError(name)
         content = safe_pickle.load(path)
-        key = "representations" if "representations" in content else _POOLED[self.provenance["pool"]]
-        rows = [content[key][layer].numpy() for layer in self.provenance["layers"]]
+        keys = ("representations", _POOLED[self.provenance["pool"]])
+        return tuple(self._array(content[key]) for key in keys if key in content)
+
+    def _array(self, by_layer: Mapping[int, torch.Tensor]) -> Array:
+        rows = [by_layer[layer].numpy() for layer in self.provenance["layers"]]
         return np.stack(rows) if self.provenance["several_layers"] else rows[0]
 
     def close(self) -> None:

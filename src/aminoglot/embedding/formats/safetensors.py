@@ -71,15 +71,13 @@ class SafetensorsStore(StackedStore):
     def __init__(self, path: Path) -> None:
         try:
             self._file = safe_open(path, framework="numpy")
-        except (SafetensorError, OSError) as error:
-            raise OutputError(f"{path}: not a readable safetensors file, or cut short ({error})") from error
-        metadata = self._file.metadata() or {}
-        if _OURS not in metadata:
-            raise OutputError(f"{path}: a safetensors file, but not of embeddings that aminoglot wrote")
-        self.provenance = json.loads(metadata[_OURS])
-        self._several = several(self.provenance)
-        self._offsets = self._file.get_tensor("offsets") if "offsets" in self._file.keys() else None  # noqa: SIM118
-        self._embeddings = self._file.get_slice("embeddings")
+            self.provenance = json.loads((self._file.metadata() or {})[_OURS])
+            self._several = several(self.provenance)
+            names = self._file.keys()
+            self._offsets = self._file.get_tensor("offsets") if "offsets" in names else None
+            self._embeddings = self._file.get_slice("embeddings")
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise OutputError(f"{path}: not a safetensors file that aminoglot wrote, or cut short ({error})") from error
 
     @cached_property
     def ids(self) -> Sequence[str]:
@@ -91,7 +89,8 @@ class SafetensorsStore(StackedStore):
         return array
 
     def matrix(self) -> Array:
-        return self._embeddings[:] if self._offsets is None else super().matrix()
+        return self._file.get_tensor("embeddings") if self._offsets is None else super().matrix()
 
     def close(self) -> None:
-        del self._embeddings, self._file
+        self.__dict__.pop("_embeddings", None)
+        self.__dict__.pop("_file", None)
