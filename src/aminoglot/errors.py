@@ -6,6 +6,7 @@ message alone; a traceback is for our own mistakes.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
 LISTED = 20
@@ -38,6 +39,14 @@ class DependencyError(AminoglotError):
 
 class AminoglotWarning(UserWarning):
     """Something was changed or shortened; the result is valid and the message says what happened."""
+
+
+def reason(error: OSError) -> str:
+    """What the system said, in a person's words."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if error.errno in full or "No space left" in str(error) or "File too large" in str(error):
+        return "the disk is full (or a quota is reached). Free some space and run the same command again"
+    return error.strerror or str(error)
 
 
 def listing(items: Sequence[str], total: int | None = None) -> str:

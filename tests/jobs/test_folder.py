@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,6 +87,23 @@ def test_a_file_in_its_place_is_a_sentence(tmp_path: Path) -> None:
     assert (tmp_path / "x.h5.aminoglot").read_text() == "a file"
 
 
+def test_a_folder_that_goes_while_we_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """mkdir finds it there, and then it is gone, because the other run just finished: try again."""
+    original = Path.mkdir
+    calls: list[Path] = []
+
+    def mkdir(self: Path, *arguments: Any, **named: Any) -> None:
+        calls.append(self)
+        if len(calls) == 1:
+            raise FileExistsError(errno.EEXIST, "File exists")  # what pathlib lets through in that moment
+        original(self, *arguments, **named)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with JobFolder(tmp_path / "x.h5").locked():
+        assert (tmp_path / "x.h5.aminoglot").is_dir()
+    assert len(calls) > 1
+
+
 def test_many_at_once(tmp_path: Path) -> None:
     """Threads that come and go: never two inside, and nobody sees anything but the sentence."""
     inside: list[int] = []
@@ -93,7 +112,7 @@ def test_many_at_once(tmp_path: Path) -> None:
 
     def work() -> None:
         folder = JobFolder(tmp_path / "x.h5")
-        for _ in range(60):
+        for _ in range(150):
             try:
                 with folder.locked():
                     inside.append(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -37,10 +38,6 @@ COLUMNS = (
 
 def table_path(output: Path) -> Path:
     """The table of proteins of an output; ``--per both`` has one table for its two files."""
-    for kind in ("protein", "residue"):
-        marker = f".per-{kind}"
-        if output.stem.endswith(marker):
-            output = output.with_name(output.stem.removesuffix(marker) + output.suffix)
     return output.with_name(f"{output.name}.proteins.tsv")
 
 
@@ -105,6 +102,7 @@ class _Exporter:
     ) -> None:
         self.plan, self.audit, self.results, self.done = plan, audit, results, done
         self._dtype, self._hidden = dtype, hidden
+        self._table = hashlib.sha256()
         self.per: Per = plan.provenance["per"]
         self.several = bool(plan.provenance["several_layers"])
         self._vector_bytes = len(plan.provenance["layers"]) * hidden * dtype.itemsize
@@ -122,7 +120,7 @@ class _Exporter:
                 made = writer(output, temporary[path], self._layout(kinds))
                 stack.callback(made.abort)
                 writers.append((made, kinds, ContentDigest()))
-            text.write("\t".join(COLUMNS) + "\n")
+            self._line(text, "\t".join(COLUMNS))
             for batch in self._batches(text):
                 for made, kinds, digest in writers:
                     made.write(batch)
@@ -135,9 +133,14 @@ class _Exporter:
                     "failed": self.audit.failed,
                     "bad_records": self.plan.counts["bad"],
                     "content": str(digest),
+                    "table_sha256": self._table.hexdigest(),
                 }
                 made.finish({**self.plan.provenance, **held})
             stack.pop_all()
+
+    def _line(self, table: TextIO, line: str) -> None:
+        table.write(f"{line}\n")
+        self._table.update(f"{line}\n".encode())
 
     def _layout(self, kinds: tuple[Kind, ...]) -> Layout:
         written = self.audit.status == Status.WRITTEN
@@ -227,9 +230,10 @@ class _Exporter:
                 why = f"longer than {plan.provenance['limit']} residues"
             twin_id = "" if twin < 0 else plan.renamed.get(twin) or records.id(twin)
             digest = plan.digests[record].tobytes().hex() if length else ""
-            table.write(
+            self._line(
+                table,
                 f"{name}\t{original}\t{_STATUS[status]}\t{length}\t{embedded}\t{replaced}\t{twin_id}\t{digest}\t"
-                f"{why or ''}\n"
+                f"{why or ''}",
             )
 
 

@@ -22,7 +22,7 @@ from aminoglot.embedding.reuse import Reuse
 from aminoglot.embedding.store import verify
 from aminoglot.embedding.task import EmbeddingTask
 from aminoglot.engine import Long, Model, Per, Pool, PrecisionChoice, choose
-from aminoglot.engine.settings import Layer
+from aminoglot.engine.settings import Layer, known
 from aminoglot.errors import AminoglotError, InputError, JobError, OutputError, listing, plural
 from aminoglot.jobs import Audit, JobFolder, Manifest, Plan, Policy, Status, audit, changes, make_plan, read_plan, run
 from aminoglot.jobs.run import left
@@ -49,9 +49,14 @@ class Options:
     duplicates: Duplicates = "error"
     id_column: str | None = None
     sequence_column: str | None = None
-    reuse: Path | None = None
+    reuse: str | Path | None = None
     overwrite: bool = False
     dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        known("dtype", self.dtype, DType)
+        known("bad_records", self.bad_records, BadRecords)
+        known("duplicates", self.duplicates, Duplicates)
 
 
 @dataclass(frozen=True)
@@ -119,9 +124,13 @@ class _Job:
                 self.folder.clear()
                 return finished
             if self.options.reuse is not None:
-                task.reuse = Reuse(self.options.reuse.expanduser(), provenance)
-            plan = self._resumed(fingerprint) or self._plan(found, notes, task, fingerprint, provenance)
-            return self._compute(plan, task)
+                task.reuse = Reuse(Path(self.options.reuse).expanduser(), provenance)
+            try:
+                plan = self._resumed(fingerprint) or self._plan(found, notes, task, fingerprint, provenance)
+                return self._compute(plan, task)
+            finally:
+                if task.reuse is not None:
+                    task.reuse.close()
 
     def _task(self) -> EmbeddingTask:
         options = self.options
@@ -198,9 +207,9 @@ class _Job:
         missing = [str(path) for path in files if not path.exists()]
         if missing:
             raise JobError(f"{', '.join(missing)} is gone; run with --overwrite to compute it again")
-        counts = [verify(path) for path in files[:-1]]
+        counts = [verify(path, files[-1]) for path in files[:-1]]
         with reader(files[0]) as store:
-            failed, bad = store.provenance["failed"], store.provenance["bad_records"]
+            failed, bad = store.provenance.get("failed"), store.provenance.get("bad_records")
         if failed:
             raise JobError(f"{files[0]}: {plural(failed, 'protein')} failed in it; run with --overwrite to try again")
         self.report.say(f"{self.output} is complete already: {plural(counts[0], 'protein')}, verified")
@@ -275,4 +284,4 @@ def _different(path: Path, fingerprint: Mapping[str, Any]) -> list[str]:
     with reader(path) as store:
         if not store.provenance:
             return [f"{path} was not written by aminoglot"]
-        return changes(store.provenance["fingerprint"], fingerprint)
+        return changes(store.provenance.get("fingerprint", {}), fingerprint)

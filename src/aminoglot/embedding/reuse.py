@@ -14,14 +14,13 @@ import pyarrow as pa
 from aminoglot.embedding.export import table_path
 from aminoglot.embedding.formats import reader
 from aminoglot.embedding.formats.base import Store
+from aminoglot.embedding.store import verify
 from aminoglot.engine import Embedded
 from aminoglot.errors import InputError, listing
 from aminoglot.jobs import changes
 
-DECIDING = (
-    "model_digest", "per", "layers", "several_layers", "pool", "long", "limit", "precision", "dtype", "content"
-)  # fmt: skip
-"""Entries of the provenance that must agree; ``content`` ties the table of proteins to its file."""
+DECIDING = ("model_digest", "per", "layers", "several_layers", "pool", "long", "limit", "precision", "dtype")
+"""Entries of the provenance that must agree."""
 
 
 class Reuse:
@@ -40,18 +39,24 @@ class Reuse:
             raise InputError("--reuse takes one file, and --per both writes two; run per protein and per residue apart")
         if not path.exists():
             raise InputError(f"--reuse {path}: no such file")
-        self._store: Store = reader(path)
-        wanted = [key for key in DECIDING if key != "content"]
-        old = {key: self._store.provenance.get(key) for key in wanted}
-        different = changes(old, {key: provenance[key] for key in wanted})
+        with reader(path) as old:
+            different = changes({k: old.provenance.get(k) for k in DECIDING}, {k: provenance[k] for k in DECIDING})
         if different:
             raise InputError(
                 f"--reuse {path}: made in another way, so its results cannot be used:\n{listing(different)}"
             )
         self._several = bool(provenance["several_layers"])
-        digests, self._ids = _read_table(table_path(path))
+        table = table_path(path)
+        if not table.is_file():
+            raise InputError(f"--reuse needs the table {table.name} that was written beside that file; it is not there")
+        verify(path, table)
+        digests, self._ids = _read_table(table)
+        self._store: Store = reader(path)
         order = np.argsort(digests)
         self._digests, self._order = digests[order], order
+
+    def close(self) -> None:
+        self._store.close()
 
     def find(self, sequences: Sequence[bytes]) -> dict[int, str]:
         """Ids in the old file, by index, of those sequences that it holds."""
@@ -73,8 +78,6 @@ class Reuse:
 
 def _read_table(path: Path) -> tuple[Any, pa.Array]:
     """Digests (first 32 hex digits) and ids of the proteins an output holds."""
-    if not path.is_file():
-        raise InputError(f"--reuse needs the table {path.name} that was written beside that file; it is not there")
     digests: list[bytes] = []
     ids: list[str] = []
     with path.open(newline="") as file:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from aminoglot.embedding.formats import ContentDigest, Store, reader
 from aminoglot.errors import InputError, OutputError
+from aminoglot.jobs.storage import file_digest
 
 
 def open(path: str | Path) -> Store:
@@ -25,8 +26,8 @@ def open(path: str | Path) -> Store:
     return reader(path)
 
 
-def verify(path: Path) -> int:
-    """Read every embedding of an output and hold them against the digest it was written with.
+def verify(path: Path, table: Path) -> int:
+    """Read every embedding of an output and hold them, and its table, against the digests they were written with.
 
     Returns:
         How many proteins it holds.
@@ -45,9 +46,12 @@ def verify(path: Path) -> int:
         except Exception as error:  # damage surfaces as nearly anything
             raise OutputError(f"{path}: damaged ({error}); run with --overwrite to compute it again") from error
         expected = store.provenance.get("content")
+        expected_table = store.provenance.get("table_sha256")
     if str(digest) != expected:
         raise OutputError(
             f"{path}: its {count:,} embeddings are not those that were written; "
             "run with --overwrite to compute them again"
         )
+    if file_digest(table) != expected_table:
+        raise OutputError(f"{table}: not the table that was written with {path.name}; run with --overwrite to mend it")
     return count

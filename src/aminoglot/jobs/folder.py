@@ -52,7 +52,12 @@ class JobFolder:
         lock_path = self.path / "lock"
         while True:
             with explained(self.path):
-                self.path.mkdir(exist_ok=True)
+                try:
+                    self.path.mkdir(exist_ok=True)
+                except FileExistsError:
+                    if not self.path.exists():
+                        continue  # it went while we came
+                    raise
                 lock = FileLock(lock_path)
                 try:
                     lock.acquire(timeout=0)

@@ -34,7 +34,7 @@ class ShardReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = path.open("rb", buffering=0)
+        self._file = path.open("rb")
         size = int.from_bytes(self._file.read(8), "little")
         self._header = json.loads(self._file.read(size))
         self._data = 8 + size

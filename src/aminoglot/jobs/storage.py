@@ -9,9 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from aminoglot.errors import OutputError
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from aminoglot.errors import OutputError, reason
 
 
 @contextmanager
@@ -28,13 +26,11 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def _reason(error: OSError, path: Path) -> str:
-    if error.errno in _FULL or "No space left" in str(error) or "File too large" in str(error):
-        return "the disk is full (or a quota is reached). Free some space and run the same command again"
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"cannot be written: the folder {path.parent} is read-only for you"
     if error.errno == errno.ENOENT:
         return f"cannot be written: there is no folder {path.parent}"
-    return f"cannot be written ({error.strerror or error})"
+    return reason(error) if reason(error).startswith("the disk is full") else f"cannot be written ({reason(error)})"
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from aminoglot.errors import InputError, listing
+from aminoglot.errors import InputError, listing, reason
 
 STDIN = "-"
 """The path that means standard input."""
@@ -199,7 +199,7 @@ def _save_pipe(path: Path, copy: Path) -> Source:
         with path.open("rb") as pipe, copy.open("wb") as file:
             shutil.copyfileobj(pipe, file, _BUFFER)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise InputError(f"{path}: cannot be kept in {copy}: {reason(error)}") from error
     return Source(str(path), copy)
 
 
@@ -227,7 +227,7 @@ def _save_stdin(copy: Path) -> Source:
         with copy.open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file, _BUFFER)
     except OSError as error:
-        raise InputError(f"standard input cannot be kept in {copy}: {error.strerror or error}") from error
+        raise InputError(f"standard input cannot be kept in {copy}: {reason(error)}") from error
     return Source("standard input", copy)
 
 
