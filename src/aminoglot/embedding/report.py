@@ -57,7 +57,8 @@ class Report:
     def _counts(self, plan: Plan, task: EmbeddingTask) -> None:
         counts = plan.counts
         if counts["bad"]:
-            self.note(f"{plural(counts['bad'], 'bad record')} left out (--bad-records skip), marked in the table")
+            more = f", {counts['bad'] - LISTED:,} more than are named above" if counts["bad"] > LISTED else ""
+            self.note(f"{plural(counts['bad'], 'bad record')} left out (--bad-records skip), all in the table{more}")
         if skipped := counts["skipped"] - counts["bad"]:
             self.note(f"{plural(skipped, 'protein')} over {task.request.limit:,} residues left out (--long skip)")
         if counts["merged"]:
