@@ -11,6 +11,7 @@ demo: $(VENV)/installed
 	mkdir -p demo
 	$(BIN)/aminoglot embed examples/ecoli.fasta -o demo/ecoli.h5 --model random:esm2-8m
 	$(BIN)/python examples/look.py demo/ecoli.h5
+	@echo "That was an untrained model: the numbers mean nothing yet. Next: $(BIN)/aminoglot models, and --model esm2-8m"
 
 # What CI runs.
 test: $(VENV)/installed-dev check
@@ -26,10 +27,11 @@ check: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 $(VENV)/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "aminoglot needs Python 3.11 or newer; try make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "aminoglot needs Python 3.11 or newer; try make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing, this takes a minute or two"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from aminoglot.embedding import task
 from aminoglot.engine import Embedded, Model
+from aminoglot.jobs import ShardLimits
 from tests.embedding.helpers import SMALL, Driver
 
 
@@ -34,7 +36,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards of a few proteins each, so that a small input has a dozen."""
-    monkeypatch.setitem(task._COST, "cpu", SMALL)
+    monkeypatch.setattr(task, "ShardLimits", partial(ShardLimits, proteins=SMALL))
 
 
 class Computed:

@@ -20,6 +20,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -34,6 +35,7 @@ from aminoglot import cli
 from aminoglot.embedding import job, task
 from aminoglot.embedding.formats import h5, npz, parquet, pt, safetensors  # noqa: F401
 from aminoglot.embedding.report import Report
+from aminoglot.jobs import ShardLimits
 from aminoglot.jobs.plan import Plan
 from aminoglot.models.esm2 import ESM2
 
@@ -159,8 +161,8 @@ def _slow(seconds: float) -> None:
 def _child(request: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start tests with it ignored
     signal.alarm(request.get("alarm", 0))
-    if request.get("cost") is not None:
-        task._COST["cpu"] = request["cost"]
+    if request.get("shard"):
+        task.ShardLimits = partial(ShardLimits, proteins=request["shard"])  # type: ignore[misc,assignment]
     if request.get("log"):
         _log_shards(request["log"])
     if request.get("starve"):
@@ -174,6 +176,8 @@ def _child(request: dict[str, Any]) -> None:
         _before(fill["phase"], lambda: _fill(fill["ballast"], fill["leave"]))
     if request.get("die_cleaning"):
         _die_removing(request["die_cleaning"], _after, "export")
+    if request.get("die_exporting"):
+        _die_removing(request["die_exporting"], _before, "export")
     if request.get("die_clearing"):
         _die_removing(request["die_clearing"], _before, "make_plan")
     marks = request.get("marks")

@@ -16,8 +16,8 @@ from aminoglot.embedding.job import Outcome
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 MODEL = "random:esm2-tiny"
-SMALL = 2e6
-"""Operations a shard that cut some dozens of short proteins into a dozen shards (the limit on a CPU is 5e12)."""
+SMALL = 3
+"""Proteins a shard, so that some dozens make a dozen shards (without it all of them would be in one)."""
 
 
 def protein(length: int, seed: object = 0) -> str:
@@ -34,7 +34,7 @@ def proteins(count: int, seed: int = 0, shortest: int = 5, longest: int = 60) ->
 def write_fasta(path: Path, records: Mapping[str, str] | Sequence[tuple[str, str]]) -> Path:
     """Records to a FASTA file; pairs may repeat an id."""
     pairs = records.items() if isinstance(records, Mapping) else records
-    path.write_text("".join(f">{name}\n{sequence}\n" for name, sequence in pairs))
+    path.write_text("".join(f">{name}\n{sequence}\n" for name, sequence in pairs), "utf-8")
     return path
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import io
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 import aminoglot
 from aminoglot import AminoglotError, InputError
+from aminoglot.embedding import job
+from aminoglot.embedding.report import Report
 from tests.embedding.helpers import MODEL, Driver, embed, files, protein, proteins, write_fasta
 
 
@@ -129,7 +135,7 @@ def test_wrong_words(driver: Driver, source: Path, out: Path, flags: tuple[str, 
 def test_no_model_and_no_input(driver: Driver, source: Path, out: Path) -> None:
     without_model = driver.run(["embed", str(source), "-o", str(out / "x.h5")])
     assert without_model.status == 1
-    assert "error: no model was named: add --model. Choose from esm2-8m" in without_model.screen
+    assert "error: no model was named: add --model" in without_model.screen
     without_input = driver.run(["embed", "-o", str(out / "x.h5"), "-m", MODEL])
     assert without_input.status in (1, 2)
     missing = driver.embed(out / "nothing.fasta", out / "x.h5")
@@ -165,7 +171,8 @@ def test_python_refuses_words_it_does_not_know(source: Path, out: Path, options:
 def test_python_takes_one_input_or_several_as_strings_or_paths(source: Path, out: Path, tmp_path: Path) -> None:
     other = write_fasta(tmp_path / "b.fasta", {"other": "MKTV"})
     found = []
-    for number, inputs in enumerate((str(source), source, [source], [str(source), other])):
+    spellings: tuple[Any, ...] = (str(source), source, [source], [str(source), other])
+    for number, inputs in enumerate(spellings):
         made = aminoglot.embed(inputs, str(out / f"{number}.npz"), model=MODEL)
         with aminoglot.open(made.files[0]) as store:
             found.append(len(store))
@@ -192,6 +199,53 @@ def test_the_screen_tells_what_happens(driver: Driver, out: Path, tmp_path: Path
         assert said in answer.screen
 
 
+def test_a_terminal_sees_a_bar_and_the_same_account(source: Path, out: Path) -> None:
+    """Bars go away when they are done; the lines that count stay."""
+    screen = io.StringIO()
+    report = Report(Console(file=screen, force_terminal=True, width=200, color_system=None))
+    job.embed([source], out / "x.h5", job.Options(model=MODEL), report)
+    shown = screen.getvalue()
+    assert "embedding" in shown
+    assert "residues/s" not in shown.splitlines()[-1]
+    assert "5 in = 5 written + 0 merged + 0 skipped + 0 failed" in shown
+    assert "x.h5.proteins.tsv" in shown
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_log_sees_progress_now_and_then(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where there is no terminal, a line with what is done, of how much, and what is left."""
+    monkeypatch.setattr("aminoglot.embedding.report._LINE_EVERY", 0.0)
+    write_fasta(source, proteins(40))
+    embed(source, out / "x.h5")
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("embedding: ")]
+    assert len(lines) > 3
+    made = [int(line.split()[1].replace(",", "")) for line in lines]
+    assert made == sorted(made)
+    total = sum(map(len, proteins(40).values()))
+    assert made[-1] == total
+    assert all(f" of {total:,} residues, " in line and line.endswith(" left") for line in lines)
+
+
+def test_a_clock_that_stands_still(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some systems count in steps of 16 milliseconds, and a job with nothing left to compute takes fewer."""
+    monkeypatch.setattr("time.monotonic", lambda: 1000.0)
+    assert embed(source, out / "x.h5").complete
+
+
+@pytest.mark.parametrize("length", [100, 200, 228, 236, 244, 252])
+def test_long_names_of_outputs(source: Path, out: Path, length: int) -> None:
+    """A name that leaves no room for those beside it is refused at the start, not after the computing."""
+    name = "x" * (length - 3) + ".h5"
+    try:
+        embed(source, out / name)
+    except AminoglotError:
+        assert list(out.iterdir()) == []
+    else:
+        assert set(files(out)) == {name, f"{name}.proteins.tsv"}
+
+
 def test_per_both_writes_two_h5(driver: Driver, source: Path, out: Path) -> None:
     assert driver.embed(source, out / "x.h5", "--per", "both").status == 0
     assert set(files(out)) == {"x.per-protein.h5", "x.per-residue.h5", "x.h5.proteins.tsv"}
@@ -205,6 +259,45 @@ def test_an_output_in_the_working_folder(source: Path, out: Path, monkeypatch: p
     monkeypatch.chdir(out)
     assert embed(source, Path("x.h5")).complete
     assert set(files(out)) == {"x.h5", "x.h5.proteins.tsv"}
+
+
+@pytest.mark.parametrize("name", ["x.h5", "x.parquet", "folder"])
+def test_a_folder_of_inputs_may_hold_outputs(tmp_path: Path, name: str) -> None:
+    """Results beside the sequences, and a second one later: neither they nor their tables are taken for proteins."""
+    source = write_fasta(tmp_path / "a.fasta", proteins(5))
+    suffix = Path(name).suffix
+    first = embed(tmp_path, tmp_path / name)
+    assert embed(tmp_path, tmp_path / name).complete, "the same job as before"
+    second = embed(tmp_path, tmp_path / f"second{suffix}", per="residue")
+    assert first.audit is not None
+    assert second.audit is not None
+    assert first.audit.records == second.audit.records == 5
+    assert source.exists()
+
+
+LOCALE = """
+import sys, warnings
+from pathlib import Path
+warnings.filterwarnings("error", category=EncodingWarning, module=r"aminoglot\\b")
+import aminoglot
+folder = Path(sys.argv[1])
+for name in ("x.h5", "x.parquet", "x.npz", "x.safetensors", "folder"):
+    options = {"model": "random:esm2-tiny"}
+    made = aminoglot.embed(folder / "a.fasta", folder / name, **options)
+    aminoglot.embed(folder / "a.fasta", folder / name, **options)
+    aminoglot.embed(folder / "b.fasta", folder / f"other{Path(name).suffix}", reuse=folder / name, **options)
+    with aminoglot.open(folder / name) as store:
+        assert "\\u65e5" in store
+"""
+
+
+def test_no_file_depends_on_the_locale(tmp_path: Path) -> None:
+    """Ids beyond ASCII are the same everywhere: every text file says its encoding."""
+    write_fasta(tmp_path / "a.fasta", {"\u65e5": "MKTV", "b": "GAVL"})
+    write_fasta(tmp_path / "b.fasta", {"\u65e5": "MKTV", "c": "GGG"})
+    command = [sys.executable, "-X", "warn_default_encoding", "-c", LOCALE, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", ["ä ö.h5", "a.b.c.h5", "-x.h5", "'quoted'.h5", ".hidden.h5"])

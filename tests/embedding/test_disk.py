@@ -53,7 +53,7 @@ def visible(out: Path) -> dict[str, bytes]:
 def test_full_in_any_phase(driver: Driver, out: Path, tmp_path: Path, phase: str, limit: int) -> None:
     source = write_fasta(tmp_path / "a.fasta", proteins(40))
     (tmp_path / "whole").mkdir()
-    flags, sizes = ("--per", "residue"), {"cost": 4 * SMALL}
+    flags, sizes = ("--per", "residue"), {"shard": 4 * SMALL}
     assert driver.embed(source, tmp_path / "whole" / "x.h5", *flags, **sizes).status == 0
     answer = driver.embed(source, out / "x.h5", *flags, limit={"phase": phase, "bytes": limit}, **sizes)
     check_sentence(answer, "the disk is full")
@@ -63,7 +63,7 @@ def test_full_in_any_phase(driver: Driver, out: Path, tmp_path: Path, phase: str
     assert files(out) == files(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("per", ["protein", "residue", "both"])
+@pytest.mark.parametrize("per", [*(pytest.param(p, marks=pytest.mark.slow) for p in ("protein", "residue")), "both"])
 @pytest.mark.parametrize("name", NAMES)
 def test_full_while_writing_each_format(driver: Driver, out: Path, tmp_path: Path, name: str, per: str) -> None:
     """At the first byte, in the middle, and while closing; what was computed is not computed again."""
@@ -98,13 +98,13 @@ def fill_and_finish(driver: Driver, disk: Path, source: Path, name: str, phase: 
     flags = ("--per", "both")
     ballast = disk / "ballast"
     fill = {"phase": phase, "ballast": str(ballast), "leave": leave}
-    full = driver.embed(source, disk / name, *flags, cost=4 * SMALL, fill=fill)
+    full = driver.embed(source, disk / name, *flags, shard=4 * SMALL, fill=fill)
     ballast.unlink()
     if full.status == 0:
         return False
     check_sentence(full, "the disk is full")
     assert visible(disk) == {}
-    again = driver.embed(source, disk / name, *flags, cost=4 * SMALL)
+    again = driver.embed(source, disk / name, *flags, shard=4 * SMALL)
     assert again.status == 0, again.screen
     return True
 
@@ -114,13 +114,14 @@ def empty(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("phase", ["make_plan", "run", "export"])
+@pytest.mark.parametrize(
+    ("phase", "name"), [("make_plan", "x.h5"), ("run", "x.h5"), *(("export", name) for name in NAMES)]
+)
 def test_full_disk(driver: Driver, small_disk: Path, tmp_path: Path, phase: str, name: str) -> None:
     """Every few pages of room, from none to enough: each place that writes is the one to meet the full disk."""
     source = write_fasta(tmp_path / "a.fasta", proteins(40))
     (tmp_path / "whole").mkdir()
-    assert driver.embed(source, tmp_path / "whole" / name, "--per", "both", cost=4 * SMALL).status == 0
+    assert driver.embed(source, tmp_path / "whole" / name, "--per", "both", shard=4 * SMALL).status == 0
     failed = 0
     step = {"make_plan": 1, "run": 7, "export": 13}[phase]
     for pages in range(0, 6 * step, step):
@@ -175,7 +176,7 @@ def test_the_estimate_is_near_the_truth(out: Path, tmp_path: Path, monkeypatch: 
     """A job that fits by its own estimate must not find the disk full at its end, nor refuse a disk with ample room."""
     from aminoglot.embedding import report
 
-    source = write_fasta(tmp_path / "a.fasta", proteins(300, longest=300))
+    source = write_fasta(tmp_path / "a.fasta", proteins(100, longest=300))
     said: list[tuple[int, int]] = []
     monkeypatch.setattr(report, "check_room", lambda _, need, shards: said.append((need, shards)))
     for name in NAMES[:4]:
@@ -185,8 +186,8 @@ def test_the_estimate_is_near_the_truth(out: Path, tmp_path: Path, monkeypatch: 
             made = embed(source, out / name, per=per, layer=[0, 1, 2])
             need, shards = said.pop()
             written = sum(path.stat().st_size for path in made.files)
-            assert 0.8 * written <= need <= 2 * written + 300_000, (name, per)
-            assert shards >= (0.95 if per != "protein" else 0.9) * written - 700 * 300 * 2
+            assert 0.8 * written <= need <= 2 * written + 150_000, (name, per)
+            assert shards >= (0.95 if per != "protein" else 0.9) * written - 700 * 100 * 2
 
 
 @pytest.mark.parametrize("name", ["missing/x.h5", "a.fasta/x.h5"])

@@ -112,7 +112,7 @@ def test_a_rerun_computes_only_the_shard_with_failures(
     broken(ALLOCATION)
     embed(source, out / "x.h5")
     shards = len(computed.shards)
-    assert shards > 10
+    assert shards > 5
     for _ in range(2):
         computed.clear()
         assert embed(source, out / "x.h5").complete is False
@@ -136,15 +136,15 @@ def test_failures_in_every_format(source: Path, out: Path, broken: Any, name: st
 
 
 def test_failed_proteins_are_named_and_exit_1(driver: Driver, source: Path, out: Path) -> None:
-    answer = driver.embed(source, out / "x.h5", starve=BIG + 2, cost=SMALL)
+    answer = driver.embed(source, out / "x.h5", starve=BIG + 2, shard=SMALL)
     assert answer.status == 1
     assert "30 written + 0 merged + 0 skipped + 2 failed" in answer.screen
     assert "2 proteins failed" in answer.screen
     for name in FAILED:
         assert f"{name}: not enough memory" in answer.screen
     assert "Traceback" not in answer.screen
-    assert driver.embed(source, out / "x.h5", starve=BIG + 2, cost=SMALL).status == 1, "still not all there"
-    assert driver.embed(source, out / "x.h5", cost=SMALL).status == 0
+    assert driver.embed(source, out / "x.h5", starve=BIG + 2, shard=SMALL).status == 1, "still not all there"
+    assert driver.embed(source, out / "x.h5", shard=SMALL).status == 0
 
 
 def test_an_output_with_failures_is_never_called_complete(source: Path, out: Path, broken: Any) -> None:

@@ -88,15 +88,15 @@ def test_a_damaged_shard_is_set_aside_and_computed_anew(
 
 
 def test_a_damaged_shard_is_one_sentence_and_exit_1(driver: Driver, source: Path, out: Path) -> None:
-    assert driver.embed(source, out / "x.h5", cost=SMALL, limit={"phase": "export", "bytes": 100}).status == 1
+    assert driver.embed(source, out / "x.h5", shard=SMALL, limit={"phase": "export", "bytes": 100}).status == 1
     folder = JobFolder(out / "x.h5")
     flip(folder.shard(0), 200)
     flip(folder.shard(3), 200)
-    answer = driver.embed(source, out / "x.h5", cost=SMALL)
+    answer = driver.embed(source, out / "x.h5", shard=SMALL)
     assert answer.status == 1
     assert "error: 2 shards of" in answer.screen
     assert "Traceback" not in answer.screen
-    assert driver.embed(source, out / "x.h5", cost=SMALL).status == 0
+    assert driver.embed(source, out / "x.h5", shard=SMALL).status == 0
 
 
 @pytest.mark.parametrize("damage", ["deleted", "cut short", "emptied"])
@@ -366,7 +366,7 @@ def check_same(truth: dict[str, Any], path: Path, where: str) -> None:
     assert all(np.array_equal(found[key], truth[key]) for key in truth), where
 
 
-@pytest.mark.parametrize("places", [60, pytest.param(1500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("places", [30, pytest.param(300, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NAMES[1:])
 def test_no_flipped_byte_is_a_traceback(
     source: Path, out: Path, name: str, places: int, monkeypatch: pytest.MonkeyPatch
@@ -385,7 +385,7 @@ def test_no_flipped_byte_is_a_traceback(
             raise AssertionError(f"{where}: {type(error).__name__}: {error}") from error
 
 
-@pytest.mark.parametrize("places", [40, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("places", [15, pytest.param(300, marks=pytest.mark.slow)])
 def test_no_flipped_byte_of_an_h5_is_a_traceback(driver: Driver, source: Path, out: Path, places: int) -> None:
     """As above, in children: where a file has strings on HDF5's heap, one byte can crash or hang the library."""
     embed(write_fasta(source, proteins(4)), out / "x.h5")

@@ -118,8 +118,11 @@ def test_any_mix_against_the_rules_in_words(
             assert status == Status.SKIPPED
             continue
         if (name, text) in seen:
-            assert status == Status.MERGED
-            assert made.twin[index] == seen[name, text]
+            if len(text) > 5:
+                assert status == Status.SKIPPED, "merged with nothing would be lost"
+            else:
+                assert status == Status.MERGED
+                assert made.twin[index] == seen[name, text]
             continue
         assert status == (Status.SKIPPED if len(text) > 5 else Status.WRITTEN)
         final = made.renamed.get(index, name)

@@ -8,18 +8,21 @@ import importlib
 import io
 import json
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from aminoglot import JobError, OutputError
-from aminoglot.jobs import Manifest, Plan, ShardLimits, ShardReader, Status, audit, run
+from aminoglot.jobs import Manifest, Plan, ShardLimits, ShardReader, ShardResult, Status, audit, run
 from aminoglot.jobs.manifest import Entry
 from aminoglot.jobs.run import left
 from aminoglot.jobs.shards import write_shard
 from aminoglot.jobs.storage import write_whole
+from aminoglot.jobs.task import Done
 from tests.jobs.helpers import CountingTask, plan
 
 RUN = importlib.import_module("aminoglot.jobs.run")
@@ -46,7 +49,8 @@ def ignore(_: int) -> None:
 
 
 def test_every_shard_once_and_the_account_adds_up(job: Plan) -> None:
-    task, manifest, told = CountingTask(), Manifest(job.folder.manifest), []
+    task, manifest = CountingTask(), Manifest(job.folder.manifest)
+    told: list[int] = []
     run(job, manifest, task, told.append)
     assert task.given == [job.sequences(shard) for shard in range(job.shards)]
     assert sum(told) == sum(len(s) for shard in task.given for s in shard)
@@ -63,10 +67,10 @@ def test_an_error_keeps_what_was_done(job: Plan) -> None:
     """The shard that was being written when the next one failed is in the manifest."""
 
     class Failing(CountingTask):
-        def __call__(self, *arguments: Any) -> Any:
+        def __call__(self, sequences: Sequence[bytes], done: Done) -> ShardResult:
             if len(self.given) == 3:
                 raise ValueError("no")
-            return super().__call__(*arguments)
+            return super().__call__(sequences, done)
 
     with pytest.raises(ValueError, match="no"):
         run(job, Manifest(job.folder.manifest), Failing(), ignore)
@@ -200,7 +204,7 @@ def test_a_manifest_that_cannot_be_written(tmp_path: Path) -> None:
 
 # Shards on disk --------------------------------------------------------------------------------------------------
 
-ARRAYS = {
+ARRAYS: dict[str, NDArray[Any]] = {
     "rows": np.array([2, 1, 3], dtype=np.int64),
     "protein": np.arange(12, dtype=np.float16).reshape(3, 2, 2),
     "residue": np.arange(24, dtype=np.float32).reshape(6, 2, 2).swapaxes(1, 2),
@@ -268,7 +272,11 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
         write_whole(path, half)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
-    write_whole(path, lambda temporary: temporary.write_text("new") and None)
+
+    def new(temporary: Path) -> None:
+        temporary.write_text("new")
+
+    write_whole(path, new)
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from aminoglot.errors import ModelError, listing
-from aminoglot.models.esm2 import ESM2, ESM2Config
+from aminoglot.models.esm2 import ESM2, ESM2Config, rotary_frequencies
 
 _READ = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 HEADS = ("lm_head", "contact_head")
@@ -87,7 +87,7 @@ def checked(where: str, config: ESM2Config, tensors: Mapping[str, Tensor]) -> di
     with torch.device("meta"):
         network = ESM2(config)
     expected = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
-    found.setdefault("frequencies", ESM2(ESM2Config(0, config.hidden, config.heads)).frequencies)
+    found.setdefault("frequencies", rotary_frequencies(config.head_size))
     absent = [head for head in HEADS if not any(key.startswith(f"{head}.") for key in found)]
     problems = [f"{key}: not in a model of {config.layers} layers" for key in found if key not in expected]
     problems += [f"{key}: missing" for key in expected if key not in found and key.split(".")[0] not in absent] + [
@@ -144,6 +144,9 @@ def only_tensors(where: Path, content: Any) -> dict[str, Tensor]:
     if not tensors:
         raise ModelError(f"{where}: holds no weights")
     return tensors
+
+
+HEAD_NOTES = ("no language-model head", "no contact head")
 
 
 def head_notes(tensors: Iterable[str]) -> tuple[str, ...]:

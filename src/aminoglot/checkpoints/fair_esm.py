@@ -62,8 +62,10 @@ def read(path: Path, name: str) -> Checkpoint:
     regression = regression_path(path)
     if regression.is_file():
         state.update(_regression(regression))
-    tensors = _canonical(state, path)
+    tensors, strangers = _canonical(state, path)
     notes = head_notes(tensors)
+    if strangers:
+        notes += (f"tensors of no part of ESM-2 were not used: {', '.join(strangers[:5])}",)
     if "contact_head.weight" not in tensors:
         notes = tuple(f"{note} (put {regression.name} beside it)" if "contact" in note else note for note in notes)
     return Checkpoint(name, "fair-esm", config, checked(str(path), config, tensors), notes)
@@ -90,8 +92,9 @@ def _config(data: Any, path: Path) -> ESM2Config:
     return shape(path, *found)
 
 
-def _canonical(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+def _canonical(state: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], list[str]]:
     tensors: dict[str, Tensor] = {}
+    strangers: list[str] = []
     tied: Tensor | None = None
     for key, tensor in state.items():
         key = _PREFIX.sub("", key)
@@ -104,9 +107,11 @@ def _canonical(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
             raise ModelError(f"{path}: this is ESM-1b or ESM-1v (it holds {key}), not an ESM-2")
         elif ours is not None:
             tensors[ours] = tensor
+        else:
+            strangers.append(key)
     if tied is not None and not torch.equal(tied, tensors.get("embedding.weight", tied)):
         raise ModelError(f"{path}: {_TIED} differs from the embedding: in ESM-2 they are one matrix")
-    return tensors
+    return tensors, strangers
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:

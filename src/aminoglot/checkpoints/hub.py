@@ -71,5 +71,5 @@ def _offline(repository: str, error: Exception) -> str:
         f"({type(error).__name__}).\n"
         f"Where there is a network, run:   hf download {repository} --local-dir {folder}\n"
         f"It needs config.json and the weights (model.safetensors, or all its parts). Copy the folder here, then use "
-        f"--model ./{folder}"
+        f"--model ./{folder} (in Python, load('./{folder}'))"
     )

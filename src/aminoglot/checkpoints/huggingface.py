@@ -73,7 +73,7 @@ def read_config(folder: Path) -> ESM2Config:
     """
     path = folder / "config.json"
     try:
-        raw = json.loads(path.read_text())
+        raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(raw, dict):
@@ -147,7 +147,9 @@ def weight_files(folder: Path) -> list[Path]:
 def _parts(index: Path) -> list[str]:
     """The file names in an index; only names, so that no index leads out of its folder."""
     try:
-        return sorted({Path(file).name for file in json.loads(index.read_text())["weight_map"].values()})
+        return sorted(
+            {Path(file).name for file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+        )
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(f"{index}: damaged, or a git-lfs placeholder; get it again") from error
 
@@ -199,12 +201,13 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
     os.umask(mask)
     for file in folder.iterdir():
         file.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read
-    (folder / "config.json").write_text(_json(_config(checkpoint)))
-    (folder / "vocab.txt").write_text("\n".join(ESM2_ALPHABET.tokens))
+    (folder / "config.json").write_text(_json(_config(checkpoint)), encoding="utf-8")
+    (folder / "vocab.txt").write_text("\n".join(ESM2_ALPHABET.tokens), encoding="utf-8")
     special = {"cls_token": "<cls>", "eos_token": "<eos>", "mask_token": "<mask>", "pad_token": "<pad>"}
     special["unk_token"] = "<unk>"
-    (folder / "special_tokens_map.json").write_text(_json(special))
-    (folder / "tokenizer_config.json").write_text(_json({"tokenizer_class": "EsmTokenizer", **special}))
+    (folder / "special_tokens_map.json").write_text(_json(special), encoding="utf-8")
+    tokenizer = {"tokenizer_class": "EsmTokenizer", **special}
+    (folder / "tokenizer_config.json").write_text(_json(tokenizer), encoding="utf-8")
 
 
 def _foreign(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:

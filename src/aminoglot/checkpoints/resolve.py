@@ -24,7 +24,7 @@ def choices() -> str:
     """The names a user may type, for messages."""
     return (
         f"{', '.join(registry.KNOWN)}; a Hugging Face id such as facebook/esm2_t33_650M_UR50D; a folder or a .pt file; "
-        f"or random:NAME for untrained weights"
+        "or random:NAME for untrained weights (random:esm2-tiny is the smallest)"
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from aminoglot.checkpoints.checkpoint import Checkpoint
-from aminoglot.models.esm2 import ESM2, SIZES, ESM2Config
+from aminoglot.models.esm2 import ESM2, SIZES, ESM2Config, rotary_frequencies
 
 SEED = 2023
 
@@ -34,8 +34,6 @@ def _shapes(config: ESM2Config) -> dict[str, torch.Size]:
 
 def _draw(key: str, shape: torch.Size, seed: int) -> Tensor:
     if key == "frequencies":
-        from aminoglot.models.esm2 import rotary_frequencies
-
         return rotary_frequencies(2 * shape[0]).half().float()
     if len(shape) < 2:
         return torch.ones(shape) if key.endswith("norm.weight") else torch.zeros(shape)

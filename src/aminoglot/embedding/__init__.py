@@ -1,6 +1,6 @@
 """The main job: proteins in, one file of embeddings out.
 
-command     `aminoglot embed`
+api         `aminoglot.embed`
 job         from input to audited output
 task        a shard of proteins to arrays
 reuse       results of an older file

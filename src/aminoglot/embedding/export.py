@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from aminoglot.embedding.formats import Batch, ContentDigest, Kind, Layout, Writer, writer
 from aminoglot.embedding.results import Results
 from aminoglot.engine.settings import Per
+from aminoglot.errors import JobError
 from aminoglot.jobs import Audit, Plan, Status
 from aminoglot.jobs.scan import BATCH, RecordFile
 from aminoglot.jobs.storage import explained, sync, write_whole
@@ -84,6 +86,7 @@ def export(
         for path, made in temporary.items():
             sync(made)
             if made.is_dir():
+                os.sync()  # the files inside
                 _remove(path)
             made.replace(path)
         sync(table.parent)
@@ -102,7 +105,7 @@ class _Exporter:
     ) -> None:
         self.plan, self.audit, self.results, self.done = plan, audit, results, done
         self._dtype, self._hidden = dtype, hidden
-        self._table = hashlib.sha256()
+        self._table, self._lines = hashlib.sha256(), 0
         self.per: Per = plan.provenance["per"]
         self.several = bool(plan.provenance["several_layers"])
         self._vector_bytes = len(plan.provenance["layers"]) * hidden * dtype.itemsize
@@ -121,12 +124,18 @@ class _Exporter:
                 stack.callback(made.abort)
                 writers.append((made, kinds, ContentDigest()))
             self._line(text, "\t".join(COLUMNS))
+            given = 0
             for batch in self._batches(text):
+                given += len(batch.ids)
                 for made, kinds, digest in writers:
                     made.write(batch)
                     for kind in kinds:
                         for name, array in zip(batch.ids, batch.arrays(kind), strict=True):
                             digest.add(name, array)
+            if given != self.audit.written or self._lines != self.audit.records + 1:
+                raise JobError(
+                    f"{given:,} proteins were written and {self._lines - 1:,} accounted for, not {self.audit}"
+                )
             for made, _, digest in writers:
                 held = {
                     "proteins": self.audit.written,
@@ -138,8 +147,20 @@ class _Exporter:
                 made.finish({**self.plan.provenance, **held})
             stack.pop_all()
 
+    def _note(self, length: int, embedded: int, renamed: bool) -> str:
+        """What was done to a protein that was written."""
+        limit = self.plan.provenance["limit"]
+        notes = ["renamed: its id was used before"] if renamed else []
+        if embedded < length:
+            notes.append(f"truncated to {embedded} residues")
+        elif length > limit:
+            way = f"in windows of {limit}" if self.plan.provenance["long"] == "window" else f"whole, beyond {limit}"
+            notes.append(f"embedded {way} residues")
+        return "; ".join(notes)
+
     def _line(self, table: TextIO, line: str) -> None:
         table.write(f"{line}\n")
+        self._lines += 1
         self._table.update(f"{line}\n".encode())
 
     def _layout(self, kinds: tuple[Kind, ...]) -> Layout:
@@ -228,6 +249,8 @@ class _Exporter:
                 why = self.audit.reasons[int(plan.position[record])]
             elif status == Status.SKIPPED and not why:
                 why = f"longer than {plan.provenance['limit']} residues"
+            elif status == Status.WRITTEN:
+                why = self._note(length, embedded, renamed=record in plan.renamed)
             twin_id = "" if twin < 0 else plan.renamed.get(twin) or records.id(twin)
             digest = plan.digests[record].tobytes().hex() if length else ""
             self._line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from aminoglot.checkpoints import resolve
+from aminoglot.checkpoints.checkpoint import HEAD_NOTES
 from aminoglot.checkpoints.resolve import choices
 from aminoglot.embedding import report as reporting
 from aminoglot.embedding.export import export, outputs, table_path
@@ -31,6 +33,7 @@ from aminoglot.sequences import Columns, Reader, Source, input_digest, sources
 from aminoglot.version import __version__
 
 DType = Literal["float32", "float16"]
+_LONGEST_NAME = 220
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ def embed(inputs: Sequence[str | Path], output: str | Path, options: Options, re
         raise InputError(f"no model was named: add --model. Choose from {choices()}")
     if output.name in ("", ".."):
         raise OutputError(f"{str(output)!r} names no file to write")
+    if len(os.fsencode(output.name)) > _LONGEST_NAME:
+        raise OutputError(f"{output}: the name is too long for those that will lie beside it; take a shorter one")
     if not output.parent.is_dir():
         raise OutputError(f"{output}: there is no folder {output.parent}")
     if options.dry_run:
@@ -112,7 +117,8 @@ class _Job:
             task = self._task()
             if self.options.dry_run:
                 plan = self._plan(found, notes, task, {}, self._provenance(task, "", ""))
-                self.report.plan(plan, task, reporting.expected_bytes(plan, task))
+                self._check(plan, task, list(range(plan.shards)))
+                self.report.say("dry run: nothing was computed or written")
                 self.folder.clear()
                 return Outcome((), None, complete=True)
             digest = input_digest(found)
@@ -138,7 +144,7 @@ class _Job:
         assert options.model is not None
         checkpoint = resolve(options.model)
         for note in checkpoint.notes:
-            if "head" not in note:  # embedding needs none
+            if not note.startswith(HEAD_NOTES):  # embedding needs no head
                 self.report.note(note)
         model = Model(checkpoint, hardware)
         request = model.request(options.per, options.layer, options.pool, options.long)
@@ -153,6 +159,7 @@ class _Job:
             "torch": torch.__version__,
             "model": Path(name).name if Path(name).expanduser().exists() else name,
             "model_digest": model_digest,
+            "token_dropout": model.config.token_dropout,
             "per": request.per,
             "layers": list(request.layers),
             "several_layers": request.several,
@@ -176,7 +183,10 @@ class _Job:
             "id_column": options.id_column,
             "sequence_column": options.sequence_column,
         }
-        return {**{key: value for key, value in provenance.items() if key != "model"}, **asked}
+        decided = {key: value for key, value in provenance.items() if key not in ("model", "several_layers")}
+        if not provenance["several_layers"]:
+            decided["layers"] = provenance["layers"][0]  # layer 2, and a list of layer 2 alone, are two outputs
+        return {**decided, **asked}
 
     def _finished(self, fingerprint: Mapping[str, Any]) -> Outcome | None:
         """Whether the output is there already: verified, it is done; different, it is refused or given up."""
@@ -253,27 +263,39 @@ class _Job:
         reader = Reader(found, Columns(options.id_column, options.sequence_column), notes)
         return make_plan(self.folder, reader, task, policy, fingerprint, provenance, notes)
 
-    def _compute(self, plan: Plan, task: EmbeddingTask) -> Outcome:
+    def _check(self, plan: Plan, task: EmbeddingTask, todo: Sequence[int]) -> None:
+        """Say what will be done, and refuse what cannot end well."""
         check_names(self.output, (name for name, _ in plan.named(np.flatnonzero(plan.status == Status.WRITTEN))))
+        need = reporting.expected_bytes(plan, task)
+        self.report.plan(plan, task, need)
+        computed = sum(int(task.output(plan.shard_lengths(shard)).sum()) for shard in todo)
+        reporting.check_room(self.output, need, computed * task.dtype.itemsize // 4)
+
+    def _compute(self, plan: Plan, task: EmbeddingTask) -> Outcome:
         manifest = Manifest(self.folder.manifest)
         todo = left(plan, manifest)
         residues = sum(int(task.rows(plan.shard_lengths(shard)).sum()) for shard in todo)
-        need = reporting.expected_bytes(plan, task)
-        self.report.plan(plan, task, need)
+        self._check(plan, task, todo)
         if len(todo) < plan.shards:
             self.report.say(f"going on: {plan.shards - len(todo):,} of {plural(plan.shards, 'shard')} already done")
-        on_the_way = sum(int(task.output(plan.shard_lengths(shard)).sum()) for shard in todo)
-        reporting.check_room(self.output, need, on_the_way)
         started = time.monotonic()
-        with self.report.progress("embedding", residues, "residues") as done:
-            run(plan, manifest, task, done)
+        try:
+            with self.report.progress("embedding", residues, "residues") as done:
+                run(plan, manifest, task, done)
+        except KeyboardInterrupt:
+            kept = plan.shards - len(left(plan, manifest))
+            self.report.say(f"{kept:,} of {plural(plan.shards, 'shard')} are done and kept in {self.folder.path}")
+            raise
         seconds = time.monotonic() - started
         account = audit(plan, manifest)
         with self.report.progress("writing", account.records, "records") as done:
             files = export(plan, account, self.output, task.dtype, task.model.config.hidden, done)
         if account.failed:
             self.report.failures(plan, account)
-        self.report.summary(account, files, residues, seconds)
+        reused = task.reuse.residues if task.reuse else 0
+        if task.reuse is not None:
+            self.report.say(f"{plural(reused, 'residue')} taken from {self.options.reuse}")
+        self.report.summary(account, files, residues - reused, seconds)
         if not account.failed:
             self.folder.remove()
         return Outcome(tuple(files), account, complete=not account.failed and not plan.counts["bad"])

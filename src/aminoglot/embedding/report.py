@@ -20,7 +20,7 @@ from aminoglot.jobs.task import Done
 
 BYTES_A_PROTEIN = 600
 """Names and layout of one dataset of an h5, and its row in the table."""
-_LINE_EVERY = 30.0
+_LINE_EVERY = 20.0
 
 
 class Report:
@@ -105,7 +105,8 @@ class Report:
         if audit.reasons:
             self.error(f"{plural(audit.failed, 'protein')} failed, marked in {files[-1]}; the rest is written")
         self.say(f"{audit}")
-        rate = f", {plural(residues, 'residue')} computed in {seconds:.1f} s ({residues / seconds:,.0f} a second)"
+        speed = residues / max(seconds, 1e-9)
+        rate = f", {plural(residues, 'residue')} computed in {seconds:.1f} s ({speed:,.0f} a second)"
         self.say(f"wrote {names_of(files)}{rate if residues else ''}")
 
     def failures(self, plan: Plan, audit: Audit) -> None:
@@ -131,8 +132,7 @@ class _Lines:
             rate = self._made / (now - self._started)
             left = (self._total - self._made) / max(rate, 1e-9)
             self._report.say(
-                f"{self._what}: {self._made:,} of {self._total:,} {self._unit}, {rate:,.0f}/s, "
-                f"{left / 60:,.0f} min left"
+                f"{self._what}: {self._made:,} of {self._total:,} {self._unit}, {rate:,.0f}/s, {duration(left)} left"
             )
 
 
@@ -175,6 +175,13 @@ def names_of(files: Sequence[Path]) -> str:
 
 def _bytes_in(path: Path) -> int:
     return sum(p.stat().st_size for p in path.iterdir()) if path.is_dir() else path.stat().st_size
+
+
+def duration(seconds: float) -> str:
+    """``duration(90)`` is "1:30"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def size(count: float) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aminoglot.errors import JobError
 from aminoglot.jobs import Plan, ShardReader
 
 _OPEN_FILES = 256
@@ -28,6 +29,8 @@ class Results:
         self._plan = plan
         self._open: OrderedDict[int, ShardReader] = OrderedDict()
         found = [self._shard(shard).all("rows") for shard in range(plan.shards)]
+        if [len(rows) for rows in found] != np.diff(plan.starts).tolist():
+            raise JobError(f"{plan.folder.path}: its shards do not hold the proteins that were planned; start anew")
         self.rows: NDArray[np.int64] = np.concatenate([np.zeros(0, dtype=np.int64), *found])
         self._ends = np.concatenate(([0], np.cumsum(self.rows)))
 

@@ -19,7 +19,19 @@ from aminoglot.engine import Embedded
 from aminoglot.errors import InputError, listing
 from aminoglot.jobs import changes
 
-DECIDING = ("model_digest", "per", "layers", "several_layers", "pool", "long", "limit", "precision", "dtype")
+DECIDING = (
+    "model_digest",
+    "per",
+    "layers",
+    "several_layers",
+    "pool",
+    "long",
+    "limit",
+    "precision",
+    "device",
+    "dtype",
+    "token_dropout",
+)
 """Entries of the provenance that must agree."""
 
 
@@ -52,6 +64,7 @@ class Reuse:
         verify(path, table)
         digests, self._ids = _read_table(table)
         self._store: Store = reader(path)
+        self.residues = 0
         order = np.argsort(digests)
         self._digests, self._order = digests[order], order
 
@@ -64,11 +77,13 @@ class Reuse:
         at = np.searchsorted(self._digests, wanted)
         at[at == len(self._digests)] = 0
         hits = np.flatnonzero(self._digests[at] == wanted) if len(self._digests) else np.zeros(0, dtype=int)
+        hits = hits[np.argsort(self._order[at[hits]])]  # in the file's order, so that it is read through once
         return {int(i): self._ids[int(self._order[at[i]])].as_py() for i in hits}
 
     def fetch(self, name: str, into: Embedded, slot: int) -> None:
         """Copy one protein's result into place."""
         array = self._store[name]
+        self.residues += int(into.rows[slot])
         layered = array if self._several else array[None]
         if into.protein is not None:
             into.protein[slot] = layered
@@ -80,7 +95,7 @@ def _read_table(path: Path) -> tuple[Any, pa.Array]:
     """Digests (first 32 hex digits) and ids of the proteins an output holds."""
     digests: list[bytes] = []
     ids: list[str] = []
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
             if row["status"] == "written":
                 digests.append(row["sequence_sha256"][:32].encode())

@@ -20,6 +20,8 @@ from aminoglot.jobs.task import Done
 _COST = {"cpu": 5e12}
 _COST_ON_A_GPU = 1e15
 """Floating-point operations a shard: some ten seconds of a laptop, or of a large GPU."""
+_OVERHEAD = 2.5e5
+"""What a token costs beside its arithmetic, for each head of each layer, in operations: small models feel it most."""
 
 
 class EmbeddingTask:
@@ -37,7 +39,8 @@ class EmbeddingTask:
         tokens = self.rows(lengths)
         windowed = (lengths > self.request.limit) & (self.request.long == "window")
         context = np.where(windowed, self.request.limit, tokens)
-        flops: NDArray[np.float64] = tokens * self.model.config.flops_per_token(context)
+        overhead = _OVERHEAD * self.model.config.layers * self.model.config.heads
+        flops: NDArray[np.float64] = tokens * (self.model.config.flops_per_token(context) + overhead)
         return np.where(windowed, 2 * flops, flops)
 
     def output(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -53,7 +56,7 @@ class EmbeddingTask:
         for slot, name in known.items():
             assert self.reuse is not None
             self.reuse.fetch(name, result, slot)
-            done(len(sequences[slot]))
+            done(int(result.rows[slot]))
         return self._narrowed(result)
 
     def _placed(self, computed: Embedded, slots: list[int], sequences: Sequence[bytes]) -> Embedded:

@@ -13,10 +13,9 @@ A caller never asks which family it runs.
 from aminoglot.engine.embed import Embedded
 from aminoglot.engine.hardware import Hardware, choose
 from aminoglot.engine.model import Embeddings, Model, load
-from aminoglot.engine.settings import Device, Long, Per, Pool, PrecisionChoice, Request, resolve_layers
+from aminoglot.engine.settings import Long, Per, Pool, PrecisionChoice, Request, resolve_layers
 
 __all__ = [
-    "Device",
     "Embedded",
     "Embeddings",
     "Hardware",

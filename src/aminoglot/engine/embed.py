@@ -8,17 +8,21 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aminoglot.engine.forward import Compute, Forward, Outcome
+from aminoglot.engine.forward import Forward, is_allocation_failure
 from aminoglot.engine.pieces import Piece, pieces
 from aminoglot.engine.settings import Pool, Request
+from aminoglot.packing import Packed
 
 OUT_OF_MEMORY = "not enough memory for this protein, even alone in a batch"
+Compute = Callable[[Packed], Tensor]
+"""From a packed batch to float32 [C, T, D]."""
 NOT_FINITE = "the network's output is not finite"
 
 
@@ -41,8 +45,11 @@ class Embedded:
     def residues_of(self, index: int) -> NDArray[np.float32]:
         """One protein's residues, [C, rows, D]."""
         assert self.residue is not None
-        start = int(self.rows[:index].sum())
-        return self.residue[start : start + int(self.rows[index])].swapaxes(0, 1)
+        return self.residue[self._ends[index] : self._ends[index + 1]].swapaxes(0, 1)
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        return np.concatenate(([0], np.cumsum(self.rows)))
 
 
 def embed(
@@ -92,16 +99,25 @@ class _Collector:
             if len(cut) == 1:
                 whole += cut
             else:
-                self._windows(owner, cut)
-        for outcome in self.forward(whole, self.texts, self.compute):
-            self._whole(outcome)
+                try:
+                    self._windows(owner, cut)
+                except (MemoryError, RuntimeError) as error:
+                    if not is_allocation_failure(error):
+                        raise
+                    self.out.failed[owner] = OUT_OF_MEMORY
+                self.done(self.out.rows[owner])
+        for outcome in self.forward(whole, self.texts, self._whole):
+            if outcome.values is None:
+                self.out.failed.update({piece.owner: OUT_OF_MEMORY for piece in outcome.pieces})
+            self.done(sum(piece.length for piece in outcome.pieces))
         return self.out
 
-    def _whole(self, outcome: Outcome) -> None:
-        """File a batch of proteins that are one piece each. Results leave the device once a batch."""
+    def _whole(self, pieces: Sequence[Piece], batch: Packed) -> Tensor:
+        """Compute and file a batch of proteins that are one piece each. Results leave the device once a batch."""
+        values_CTD = self.compute(batch)
         pooled: list[Tensor] = []
         filed: list[int] = []
-        for owners, values_CNSD in self._rectangles(outcome):
+        for owners, values_CNSD in self._rectangles(pieces, batch, values_CTD):
             residues_CNSD = values_CNSD[:, :, self.forward.alphabet.prefix_length : -1]
             if self.out.protein is not None:
                 filed += owners
@@ -111,18 +127,18 @@ class _Collector:
                     self.out.residue[self.offsets[owner] : self.offsets[owner + 1]] = residues_SCD
         if self.out.protein is not None and pooled:
             self.out.protein[filed] = torch.cat(pooled, dim=1).transpose(0, 1).cpu().numpy()
-        self.done(sum(piece.length for piece in outcome.pieces))
+        return values_CTD
 
-    def _rectangles(self, outcome: Outcome) -> Iterator[tuple[list[int], Tensor]]:
+    def _rectangles(
+        self, pieces: Sequence[Piece], batch: Packed, values_CTD: Tensor
+    ) -> Iterator[tuple[list[int], Tensor]]:
         """The batch as rectangles of equal length, without what failed: owners, and values [C, N, S, D]."""
-        if outcome.values_CTD is None:
-            self.out.failed.update({piece.owner: OUT_OF_MEMORY for piece in outcome.pieces})
-            return
-        values_CTD = outcome.values_CTD if self.out.residue is None else outcome.values_CTD.cpu()
+        if self.out.residue is not None:
+            values_CTD = values_CTD.cpu()
         finite = bool(values_CTD.isfinite().all())
         at = 0
-        for run in outcome.batch.runs:
-            owners = [piece.owner for piece in outcome.pieces[at : at + run.count]]
+        for run in batch.runs:
+            owners = [piece.owner for piece in pieces[at : at + run.count]]
             at += run.count
             values_CNSD = values_CTD[:, run.start : run.stop].unflatten(1, (run.count, run.length))
             if not finite:
@@ -139,8 +155,8 @@ class _Collector:
         total_CRD: Tensor | None = None
         count_R = torch.zeros(len(self.texts[owner]), device=self.forward.hardware.device)
         cls_CD: Tensor | None = None
-        for outcome in self.forward(cut, self.texts, self.compute):
-            values_CTD = outcome.values_CTD
+        for outcome in self.forward(cut, self.texts, lambda _, batch: self.compute(batch)):
+            values_CTD = outcome.values
             if values_CTD is None:
                 self.out.failed[owner] = OUT_OF_MEMORY
                 break
@@ -155,7 +171,6 @@ class _Collector:
         else:
             assert total_CRD is not None
             self._file(owner, total_CRD / count_R[:, None], cls_CD)
-        self.done(len(count_R))
 
     def _file(self, owner: int, residues_CRD: Tensor, cls_CD: Tensor | None) -> None:
         if not residues_CRD.isfinite().all():

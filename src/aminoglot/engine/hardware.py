@@ -44,6 +44,8 @@ def choose(device: str = "auto", precision: PrecisionChoice = "auto") -> Hardwar
     native, why = _bf16(where)
     if precision == "auto":
         return Hardware(where, "bf16" if native else "fp32", why)
+    if precision == "bf16" and where.type == "cuda" and not native:
+        raise InputError(f"precision bf16: {why}; use fp32")
     if precision == "bf16" and where.type == "mps":
         raise InputError("bf16 was never tried on mps; use --precision fp32")
     return Hardware(where, precision, "as asked")

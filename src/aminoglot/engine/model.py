@@ -81,7 +81,9 @@ class Model:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the encoder's weights, the same in every file format; see Checkpoint.digest."""
-        return self._checkpoint.digest
+        digest = self._checkpoint.digest
+        del self._checkpoint  # what was read, not mapped, would lie beside the narrowed weights
+        return digest
 
     def __repr__(self) -> str:
         return f"<aminoglot.Model {self.name}: {self.hardware.precision} on {self.hardware.device}>"
@@ -219,10 +221,10 @@ class Model:
         maps: list[Array] = []
         for index, text in enumerate(texts):
             piece = Piece(index, 0, request.embedded(len(text)))
-            outcome = next(forward([piece], texts, lambda batch: self._network.contacts(batch)[0]))
-            if outcome.values_CTD is None:
+            outcome = next(forward([piece], texts, lambda _, batch: self._network.contacts(batch)[0]))
+            if outcome.values is None:
                 raise ModelError(f"sequence {index}: not enough memory for its contact map ({len(text):,} residues)")
-            contacts = outcome.values_CTD.float().cpu().numpy()
+            contacts = outcome.values.float().cpu().numpy()
             if not np.isfinite(contacts).all():
                 raise ModelError(f"sequence {index}: {NOT_FINITE}")
             maps.append(contacts)

@@ -13,7 +13,6 @@ Per = Literal["protein", "residue", "both"]
 Pool = Literal["mean", "cls", "max"]
 Long = Literal["truncate", "window", "full", "skip", "error"]
 PrecisionChoice = Literal["auto", "fp32", "bf16"]
-Device = str
 Layer = int | str | Sequence[int] | Sequence[str]
 """A layer's number (0 to L, or -1 for the last, -2 for the one before ...), several of them, or ``"all"``."""
 

@@ -70,7 +70,7 @@ def audit(plan: Plan, manifest: Manifest) -> Audit:
     }
     status = plan.status.copy()
     if reasons:
-        status[(status == Status.WRITTEN) & np.isin(plan.position, list(reasons))] = Status.FAILED
+        status[(status <= Status.MERGED) & np.isin(plan.position, list(reasons))] = Status.FAILED
     written, merged, skipped, failed = (int((status == s).sum()) for s in Status)
     result = Audit(len(status), written, merged, skipped, failed, status, reasons)
     if result.records != written + merged + skipped + failed or result.records != plan.counts["records"]:

@@ -7,7 +7,7 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from aminoglot.jobs.storage import explained
+from aminoglot.jobs.storage import explained, write_whole
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,11 @@ class Manifest:
         for shard in shards:
             self.entries.pop(shard, None)
         kept = b"".join(json.dumps(asdict(entry)).encode() + b"\n" for entry in self.entries.values())
-        with explained(self.path):
-            temporary = self.path.with_name(".manifest.partial")
-            temporary.write_bytes(kept)
-            temporary.replace(self.path)
+        write_whole(self.path, lambda path: _write(path, kept))
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
 
 
 def _entry(line: bytes) -> Entry | None:

@@ -63,6 +63,7 @@ class Plan:
         fingerprint: everything that decides the results; see :func:`changes`.
         provenance: what the output will say of its making.
         notes: what the user should be told, in words.
+        renamed: new ids, by record.
         counts: records, bad, merged, skipped, renamed, shared (equal sequences computed once), replaced letters.
         status: a :class:`Status` a record, int8 [N].
         position: where in shard order a record's result lies, int64 [N], -1 for none.
@@ -176,7 +177,7 @@ def read_plan(folder: JobFolder) -> Plan:
         JobError: when its files are damaged or of another version.
     """
     try:
-        written = json.loads(folder.plan.read_text())
+        written = json.loads(folder.plan.read_text(encoding="utf-8"))
         if written["layout"] != LAYOUT:
             raise ValueError(f"layout {written['layout']}")
         for path in _files(folder):
@@ -257,6 +258,8 @@ def _status(found: Scan, duplication: Duplication, policy: Policy, folder: JobFo
         )
     if policy.skip_over is not None:
         status[(found.lengths > policy.skip_over) & (status == Status.WRITTEN)] = Status.SKIPPED
+    merged = status == Status.MERGED
+    status[merged] = np.where(status[duplication.first_id[merged]] == Status.SKIPPED, Status.SKIPPED, Status.MERGED)
     status[found.lengths == 0] = Status.SKIPPED
     return status
 
@@ -311,4 +314,4 @@ def _counts(
 
 
 def _write_json(path: Any, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1))
+    path.write_text(json.dumps(value, indent=1), encoding="utf-8")

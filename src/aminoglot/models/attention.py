@@ -49,12 +49,12 @@ def by_runs(q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, batch: Packed) -> Tenso
 
 
 def variable_length(q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, batch: Packed) -> Tensor:
-    """torch's packed kernel for CUDA in half precision."""
+    """torch's packed kernel for CUDA in half precision; unsplit, so that batch mates do not change a sum's order."""
     from torch.nn.attention.varlen import varlen_attn
 
     longest = max(batch.lengths)
     cu_seqlens = batch.cu_seqlens
-    out_THK = varlen_attn(q_THK, k_THK, v_THK, cu_seqlens, cu_seqlens, longest, longest)
+    out_THK = varlen_attn(q_THK, k_THK, v_THK, cu_seqlens, cu_seqlens, longest, longest, num_splits=1)
     assert isinstance(out_THK, Tensor)
     return out_THK
 

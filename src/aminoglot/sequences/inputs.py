@@ -24,8 +24,10 @@ STDIN = "-"
 """The path that means standard input."""
 
 FASTA_SUFFIXES = (".fasta", ".fa", ".faa", ".fas", ".fsa", ".pep", ".mpfa", ".aa")
-SUFFIXES = (*FASTA_SUFFIXES, ".csv", ".tsv", ".tab", ".txt", ".parquet", ".pq")
+SUFFIXES = (*FASTA_SUFFIXES, ".csv", ".tsv", ".tab", ".parquet", ".pq")
 """What a folder's files must end in to be read, before any suffix of compression."""
+RESULTS = ".proteins.tsv"
+"""Ends the name of the table beside an output of ours; neither is taken for sequences."""
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zstd")
 _MAGIC = {
     b"\x1f\x8b": "gzip",
@@ -181,11 +183,13 @@ def _mode(path: Path) -> int:
 
 
 def _inside(folder: Path, skip: set[Path]) -> list[Path]:
-    """What is in a folder, by name, but for hidden files and ``skip``."""
+    """What is in a folder, by name, but for hidden files, ``skip``, and results with their tables of proteins."""
     try:
-        return sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.absolute() not in skip)
+        found = sorted(p for p in folder.iterdir() if not p.name.startswith(".") and p.absolute() not in skip)
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror})") from error
+    results = {p.name.removesuffix(RESULTS) for p in found if p.name.endswith(RESULTS)}
+    return [p for p in found if not any(p.name == name or p.name.startswith(f"{name}.") for name in results)]
 
 
 def _source(path: Path) -> Source:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def unescape(key: str) -> str:
 class H5Writer:
     def __init__(self, path: Path, layout: Layout) -> None:
         (self._kind,) = layout.kinds
-        self._file = h5py.File(path, "w")
+        self._file = h5py.File(path, "w", track_order=True)  # proteins are listed as they came, not by name
         self._stored = h5t.IEEE_F32LE if layout.dtype == np.float32 else h5t.IEEE_F16LE
         self._memory = h5t.py_create(layout.dtype, logical=True)
         self._scalar = h5s.create(h5s.SCALAR)
@@ -48,6 +49,12 @@ class H5Writer:
         self._layout = layout
 
     def write(self, batch: Batch) -> None:
+        try:
+            self._write(batch)
+        except RuntimeError as error:
+            raise OSError(str(error)) from error
+
+    def _write(self, batch: Batch) -> None:
         group = self._file.id
         for i, array in enumerate(batch.arrays(self._kind)):
             space = self._spaces.get(array.shape)
@@ -72,6 +79,12 @@ class H5Writer:
         h5a.create(dataset, name, h5t.STD_I64LE, self._scalar).write(np.array(value), h5t.NATIVE_INT64)
 
     def finish(self, provenance: Mapping[str, Any]) -> None:
+        try:
+            self._finish(provenance)
+        except RuntimeError as error:  # what HDF5 says of a disk that is full when it flushes
+            raise OSError(str(error)) from error
+
+    def _finish(self, provenance: Mapping[str, Any]) -> None:
         attributes = self._file.attrs
         attributes[_OURS] = json.dumps(provenance)
         attributes["model_name"] = provenance["model"]
@@ -83,7 +96,8 @@ class H5Writer:
         self._file.close()
 
     def abort(self) -> None:
-        self._file.close()
+        with suppress(OSError, RuntimeError):
+            self._file.close()
 
 
 def _creation(layout: int) -> Any:
@@ -105,7 +119,7 @@ class H5Store(Store):
         try:
             raw = self._file.attrs.get(_OURS)
             self.provenance = json.loads(raw) if raw is not None else {}
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # damage surfaces as nearly anything
             self._file.close()
             raise OutputError(f"{path}: its provenance is damaged ({error})") from error
 

@@ -17,6 +17,7 @@ from aminoglot.embedding.formats.stacked import SmallColumns, StackedStore, seve
 from aminoglot.errors import OutputError
 
 _OURS = "aminoglot"
+_PIECE = 4096
 
 
 class NpzWriter:
@@ -40,15 +41,24 @@ class NpzWriter:
 
     def finish(self, provenance: Mapping[str, Any]) -> None:
         self._embeddings.close()
-        texts = {"ids": self._small.ids, "original_ids": self._small.original_ids}
-        arrays: dict[str, Array] = {name: np.array(text, dtype=np.str_) for name, text in texts.items()}
-        arrays |= self._small.arrays(self._kind)
+        self._texts("ids", self._small.ids)
+        self._texts("original_ids", self._small.original_ids)
+        arrays: dict[str, Array] = dict(self._small.arrays(self._kind))
         arrays[_OURS] = np.array(json.dumps(provenance))
         for name, array in arrays.items():
             with self._member(name) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
         self._zip.close()
         self._file.close()
+
+    def _texts(self, name: str, texts: Sequence[str]) -> None:
+        """Fixed-width text, in pieces: one long id makes the file larger, not the memory."""
+        dtype = np.dtype(f"<U{max(map(len, texts), default=1)}")
+        header = {"descr": dtype.str, "fortran_order": False, "shape": (len(texts),)}
+        with self._member(name) as member:
+            np.lib.format.write_array_header_2_0(member, header)
+            for start in range(0, len(texts), _PIECE):
+                member.write(np.array(texts[start : start + _PIECE], dtype=dtype).data.cast("B"))
 
     def abort(self) -> None:
         with suppress(Exception):

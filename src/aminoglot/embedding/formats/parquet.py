@@ -20,7 +20,6 @@ from aminoglot.embedding.formats.base import Array, Batch, Layout, Store, column
 from aminoglot.errors import OutputError
 
 _OURS = b"aminoglot"
-_TEXT_COLUMNS = ["id", "original_id", "sequence_sha256"]
 
 
 class ParquetWriter:

@@ -63,7 +63,8 @@ class PtWriter:
         self._ids.append(name)
 
     def finish(self, provenance: Mapping[str, Any]) -> None:
-        (self._path / MARK).write_text(json.dumps({"provenance": provenance, "ids": self._ids}, indent=1) + "\n")
+        text = json.dumps({"provenance": provenance, "ids": self._ids}, indent=1) + "\n"
+        (self._path / MARK).write_text(text, encoding="utf-8")
 
     def abort(self) -> None:
         return
@@ -75,7 +76,7 @@ class PtStore(Store):
         if not (path / MARK).is_file():
             raise OutputError(f"{path}: no {MARK} in this folder; not written by aminoglot, or not finished")
         try:
-            written = json.loads((path / MARK).read_text())
+            written = json.loads((path / MARK).read_text(encoding="utf-8"))
             self.provenance, self._ids = written["provenance"], list(written["ids"])
         except (ValueError, KeyError, TypeError) as error:
             raise OutputError(f"{path / MARK}: damaged, so this folder cannot be read ({error})") from error
