@@ -12,8 +12,8 @@ import torch
 
 from aminoglot.embedding import task
 from aminoglot.engine import Embedded, Model
-from aminoglot.jobs import ShardLimits
-from tests.embedding.helpers import SMALL, Driver
+from aminoglot.jobs import JobFolder, ShardLimits
+from tests.embedding.helpers import SMALL, Driver, embed
 
 
 @pytest.fixture(scope="session")
@@ -75,6 +75,24 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> Computed:
 
     monkeypatch.setattr(Model, "embed_cleaned", embed_cleaned)
     return made
+
+
+def interrupted(source: Path, output: Path, computed: Computed, shards: int | None = None) -> JobFolder:
+    """A job stopped after so many shards, or at its last."""
+    computed.clear()
+    if shards is None:
+        embed(source, output)
+        shards = len(computed.shards) - 1
+        output.unlink()
+        output.with_name(f"{output.name}.proteins.tsv").unlink()
+        computed.clear()
+    computed.stop_after = shards
+    with pytest.raises(KeyboardInterrupt):
+        embed(source, output)
+    computed.clear()
+    folder = JobFolder(output)
+    assert folder.planned
+    return folder
 
 
 @pytest.fixture

@@ -162,7 +162,7 @@ def _child(request: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start tests with it ignored
     signal.alarm(request.get("alarm", 0))
     if request.get("shard"):
-        task.ShardLimits = partial(ShardLimits, proteins=request["shard"])  # type: ignore[misc,assignment]
+        task.ShardLimits = partial(ShardLimits, proteins=request["shard"])  # type: ignore[attr-defined,assignment]
     if request.get("log"):
         _log_shards(request["log"])
     if request.get("starve"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -86,8 +85,10 @@ def export(
         for path, made in temporary.items():
             sync(made)
             if made.is_dir():
-                os.sync()  # the files inside
-                _remove(path)
+                for file in made.iterdir():
+                    sync(file)
+                if path.exists():  # aside in one step; it goes away with the job's folder
+                    path.replace(plan.folder.path / f"replaced-{path.name}")
             made.replace(path)
         sync(table.parent)
     return [*files, table]

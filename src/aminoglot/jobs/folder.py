@@ -52,21 +52,18 @@ class JobFolder:
         lock_path = self.path / "lock"
         while True:
             with explained(self.path):
-                try:
-                    self.path.mkdir(exist_ok=True)
-                except FileExistsError:
-                    if not self.path.exists():
-                        continue  # it went while we came
-                    raise
                 lock = FileLock(lock_path)
                 try:
+                    self.path.mkdir(exist_ok=True)
                     lock.acquire(timeout=0)
                 except Timeout:
                     raise JobError(
                         f"{self.output}: another run is writing this output now (it holds {lock_path}). "
                         "Wait for it, or give this one another -o"
                     ) from None
-                except FileNotFoundError:
+                except (FileExistsError, FileNotFoundError, NotADirectoryError):
+                    if self.path.is_file() or not self.path.parent.is_dir():
+                        raise
                     continue  # the other run just finished and took the folder away
             if lock_path.exists():
                 break
