@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -208,12 +209,18 @@ def test_ctrl_c_leaves_a_job_that_goes_on(drill: Drill, tmp_path: Path, phase: s
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
+def _heed_sigint() -> None:
+    """Shells start background jobs, such as a whole test run, deaf to Ctrl-C, and children inherit it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_at_a_real_command(tmp_path: Path) -> None:
     """The command as a user runs it, with no driver in between."""
     source = write_fasta(tmp_path / "a.fasta", proteins(3000, longest=300))
     plan = tmp_path / "x.h5.aminoglot" / "plan.json"
     command = [sys.executable, "-m", "aminoglot", "embed", str(source), "-o", str(tmp_path / "x.h5")]
-    with subprocess.Popen([*command, "-m", "random:esm2-35m"], stderr=subprocess.PIPE, text=True) as process:
+    options: dict[str, Any] = {"stderr": subprocess.PIPE, "text": True, "preexec_fn": _heed_sigint}
+    with subprocess.Popen([*command, "-m", "random:esm2-35m"], **options) as process:
         while not plan.exists():
             assert process.poll() is None
             time.sleep(0.05)
