@@ -207,13 +207,13 @@ def test_ctrl_c_leaves_a_job_that_goes_on(drill: Drill, tmp_path: Path, phase: s
         check_stopped_and_finish(drill, out, tmp_path / f"log-{strike}")
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
 def _heed_sigint() -> None:
     """Shells start background jobs, such as a whole test run, deaf to Ctrl-C, and children inherit it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
 def test_ctrl_c_at_a_real_command(tmp_path: Path) -> None:
     """The command as a user runs it, with no driver in between."""
     source = write_fasta(tmp_path / "a.fasta", proteins(3000, longest=300))
