@@ -7,10 +7,13 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
+import aminoglot
 from aminoglot import __version__, cli
+from aminoglot.embedding.options import Options
 from aminoglot.errors import InputError
 
 COMMANDS = [name for name in cli.app if not name.startswith("-")]
@@ -149,14 +152,43 @@ def test_interrupted_is_130() -> None:
 
 def test_python_and_command_line_speak_the_same_words() -> None:
     """Every option of the one is a flag of the other, with the same default."""
-    from aminoglot.commands.embed import embed
-    from aminoglot.embedding.job import Options
+    from aminoglot.commands.embed import Flags
 
-    flags = {name: p.default for name, p in inspect.signature(embed).parameters.items()}
-    options = {field.name: field.default for field in fields(Options)}
-    assert set(flags) - {"inputs", "output"} == set(options)
-    differing = {name for name, default in options.items() if flags[name] != default}
-    assert differing <= {"layer"}  # on the command line None, which means the last
+    arguments = cli.app["embed"].assemble_argument_collection()
+    flags = {argument.name for argument in arguments if argument.keys}
+    assert flags == {f"--{field.name.replace('_', '-')}" for field in fields(Options)}
+    assert [(f.name, f.default) for f in fields(Flags)] == [(f.name, f.default) for f in fields(Options)]
+
+
+def test_embed_spells_out_its_options() -> None:
+    """Keyword for keyword, with the types and defaults of Options; an editor shows them all."""
+    signature = inspect.signature(aminoglot.embed).parameters
+    keywords = {name: p.default for name, p in signature.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    assert list(keywords.items()) == [(field.name, field.default) for field in fields(Options)]
+    assert set(signature) - set(keywords) == {"inputs", "output"}
+    types, expected = get_type_hints(aminoglot.embed), get_type_hints(Options)
+    assert {name: types[name] for name in keywords} == expected
+    said = inspect.getdoc(aminoglot.embed) or ""
+    assert all(f"\n    {name}: " in said for name in keywords)
+
+
+@pytest.mark.parametrize(
+    ("words", "layer"),
+    [
+        ([], -1),
+        (["--layer", "1"], "1"),
+        (["--layer", "1", "2"], ["1", "2"]),
+        (["--layer", "1,2"], ["1", "2"]),
+        (["--layer=-2"], "-2"),
+        (["--layer", "-2", "--layer", "0"], ["-2", "0"]),
+        (["--layer", "all"], "all"),
+    ],
+    ids=str,
+)
+def test_layers_as_typed(words: list[str], layer: object) -> None:
+    """One is one, which gives no axis of layers; several are a list."""
+    _, bound, _ = cli.app.parse_args(["embed", "a.fasta", "-o", "x.h5", "-m", "esm2-8m", *words], print_error=False)
+    assert bound.arguments["options"].layer == layer
 
 
 def test_no_model_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

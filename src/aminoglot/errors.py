@@ -41,10 +41,17 @@ class AminoglotWarning(UserWarning):
     """Something was changed or shortened; the result is valid and the message says what happened."""
 
 
+def is_full(error: OSError) -> bool:
+    """Whether there was no room to write; HDF5 says so in the text alone."""
+    said = str(error)
+    return (
+        error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in said or "File too large" in said
+    )
+
+
 def reason(error: OSError) -> str:
     """What the system said, in a person's words."""
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    if error.errno in full or "No space left" in str(error) or "File too large" in str(error):
+    if is_full(error):
         return "the disk is full (or a quota is reached). Free some space and run the same command again"
     return error.strerror or str(error)
 

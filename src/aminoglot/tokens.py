@@ -76,10 +76,6 @@ class Alphabet:
             raise InputError("a sequence holds a character without a token; clean it first (aminoglot.sequences.clean)")
         return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The tokens' text, for people to read."""
-        return "".join(self.tokens[index] for index in ids)
-
 
 ESM2_ALPHABET = Alphabet(
     tokens=(

@@ -54,6 +54,20 @@ def test_models_lists_every_known_model(rows: Rows) -> None:
     assert rows.here() == []
 
 
+@pytest.mark.usefixtures("nothing_cached")
+def test_models_sets_the_untrained_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever reads the list must not take a model of the tests for a small ESM-2."""
+    assert status("models") == 0
+    table, _, rest = capsys.readouterr().out.partition("\n\n")
+    words = " ".join(rest.split())
+    assert "tiny" not in table
+    assert "random" not in table
+    _, only, untrained = words.partition("For tests and benchmarks only: random:NAME")
+    assert only
+    assert "nobody trained it and its embeddings mean nothing" in untrained
+    assert "random:esm2-tiny" in untrained
+
+
 def test_models_tells_what_is_on_this_machine(nothing_cached: Path, rows: Rows) -> None:
     folder = snapshot(nothing_cached)
     convert("random:esm2-8m", folder, "huggingface")

@@ -214,7 +214,7 @@ def _warm_up() -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "a.fasta"
         source.write_text(">a\nMKTV\n")
-        options = job.Options(model="random:esm2-tiny", precision="fp32")
+        options = job.Options(model="random:esm2-tiny", precision="fp32", backend="torch")
         job.embed([source], Path(folder) / "a.h5", options, Report(Console(quiet=True)))
 
 

@@ -39,8 +39,8 @@ def write_fasta(path: Path, records: Mapping[str, str] | Sequence[tuple[str, str
 
 
 def embed(source: Path | Sequence[Path], output: Path, **options: Any) -> Outcome:
-    """A job with the tiny model in fp32, whatever this machine would choose."""
-    return aminoglot.embed(source, output, **{"model": MODEL, "precision": "fp32", **options})
+    """A job with the tiny model in fp32 by torch, whatever this machine would choose."""
+    return aminoglot.embed(source, output, **{"model": MODEL, "precision": "fp32", "backend": "torch", **options})
 
 
 def table(output: Path) -> list[dict[str, str]]:
@@ -99,7 +99,7 @@ class Driver:
             flags: more of the command line.
             request: what the child is to suffer; see driver.py.
         """
-        standard = ["-m", MODEL, "--precision", "fp32"]
+        standard = ["-m", MODEL, "--precision", "fp32", "--backend", "torch"]
         return self.run(["embed", str(source), "-o", str(output), *standard, *flags], **request)
 
     def run(self, arguments: Sequence[str], **request: Any) -> Answer:

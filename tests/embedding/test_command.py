@@ -61,7 +61,7 @@ def test_both_languages_have_the_same_words(
 def test_the_order_of_words_is_free(driver: Driver, source: Path, out: Path, tmp_path: Path) -> None:
     """Inputs before, between and after options; a list of layers does not swallow them."""
     other = write_fasta(tmp_path / "b.fasta", {"other": "MKTV"})
-    standard = ["-m", MODEL, "--precision", "fp32"]
+    standard = ["-m", MODEL, "--precision", "fp32", "--backend", "torch"]
     for number, words in enumerate(
         (
             [str(source), str(other), "-o", "OUT", *standard],
@@ -119,7 +119,8 @@ def test_compressed_input_is_the_same_proteins(source: Path, out: Path, tmp_path
         (("--layer", "last"), 1, "neither a number nor"),
         (("--device", "abacus"), 1, "choose auto, cpu"),
         (("--reuse", "nothing.h5"), 1, "no such file"),
-        (("--sequence-column", "x", "--id-column", "y"), 0, ""),
+        (("--sequence-column", "x", "--id-column", "y"), 1, "a.fasta: a FASTA file has no columns"),
+        (("--layer",), 2, "layer"),
     ],
 )
 def test_wrong_words(driver: Driver, source: Path, out: Path, flags: tuple[str, ...], status: int, said: str) -> None:
@@ -232,6 +233,32 @@ def test_a_clock_that_stands_still(source: Path, out: Path, monkeypatch: pytest.
     """Some systems count in steps of 16 milliseconds, and a job with nothing left to compute takes fewer."""
     monkeypatch.setattr("time.monotonic", lambda: 1000.0)
     assert embed(source, out / "x.h5").complete
+
+
+def test_names_of_columns_are_for_tables(source: Path, out: Path, tmp_path: Path) -> None:
+    """Among FASTA files one table is enough for them to mean something, wherever it stands; without any they say so."""
+    other = tmp_path / "b.csv"
+    other.write_text("acc,seq\nother,MKTV\n")
+    named = {"id_column": "acc", "sequence_column": "seq"}
+    for number, inputs in enumerate(([source, other], [other, source])):
+        embed(inputs, out / f"{number}.h5", **named)
+        with aminoglot.open(out / f"{number}.h5") as store:
+            assert len(store) == 6
+            assert "other" in store
+    for options in ({"id_column": "acc"}, {"sequence_column": "seq"}):
+        with pytest.raises(InputError, match=r"a\.fasta: a FASTA file has no columns"):
+            embed(source, out / "x.h5", **options)
+
+
+def test_an_outcome_in_words(source: Path, out: Path) -> None:
+    """What a prompt shows of it: one line, no arrays."""
+    made = embed(source, out / "x.h5")
+    account = "5 in = 5 written + 0 merged + 0 skipped + 0 failed"
+    assert repr(made) == f"<aminoglot.Outcome {out / 'x.h5'}, {out / 'x.h5.proteins.tsv'}: {account}; complete>"
+    assert repr(embed(source, out / "x.h5")).endswith("x.h5.proteins.tsv: nothing computed; complete>")
+    assert repr(embed(source, out / "y.h5", dry_run=True)) == "<aminoglot.Outcome no file: nothing computed; complete>"
+    write_fasta(source, {"a": "MKTV", "b": "MK-V"})
+    assert repr(embed(source, out / "z.h5", bad_records="skip")).endswith("; not complete>")
 
 
 @pytest.mark.parametrize("length", [100, 200, 228, 236, 244, 252])

@@ -16,8 +16,9 @@ import pytest
 
 import aminoglot
 from aminoglot import AminoglotError, OutputError
+from aminoglot.checkpoints import convert
 from tests.embedding.conftest import Computed, interrupted
-from tests.embedding.helpers import Driver, embed, files, flip, proteins, write_fasta
+from tests.embedding.helpers import MODEL, Driver, embed, files, flip, proteins, write_fasta
 
 NAMES = ["x.h5", "x.parquet", "x.npz", "x.safetensors", "folder"]
 
@@ -39,6 +40,15 @@ def test_a_finished_job_is_verified(source: Path, out: Path, computed: Computed,
     assert embed(source, out / name, per=per).complete
     assert computed.shards == []
     assert files(out) == before
+
+
+def test_the_same_model_under_another_name(source: Path, out: Path, tmp_path: Path, computed: Computed) -> None:
+    """Weights are known by their digest, not by where they lie."""
+    convert(MODEL, tmp_path / "model", "huggingface")
+    embed(source, out / "x.h5")
+    computed.clear()
+    assert embed(source, out / "x.h5", model=str(tmp_path / "model")).audit is None
+    assert computed.shards == []
 
 
 def test_a_finished_job_names_its_files_again(source: Path, out: Path) -> None:

@@ -21,7 +21,7 @@ LIMIT = 1022
 @pytest.fixture
 def model() -> Model:
     with pytest.warns(AminoglotWarning):
-        return aminoglot.load(MODEL, precision="fp32")
+        return aminoglot.load(MODEL, precision="fp32", backend="torch")
 
 
 @pytest.fixture

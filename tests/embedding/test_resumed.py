@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from aminoglot import AminoglotError, InputError, JobError
+from aminoglot.embedding import job
 from aminoglot.jobs import JobFolder
 from tests.embedding.conftest import Computed, interrupted
 from tests.embedding.helpers import MODEL, SMALL, Driver, embed, files, flip, proteins, write_fasta
@@ -169,6 +170,38 @@ def test_a_second_run_on_one_output_is_refused(driver: Driver, source: Path, out
     assert "error:" in answer.screen
     assert "another run is writing this output now" in answer.screen
     assert driver.embed(source, out / "x.h5").status == 0
+
+
+@pytest.mark.parametrize("name", ["x.per-protein.h5", "x.per-residue.h5"])
+def test_a_run_on_one_of_two_outputs_is_refused(driver: Driver, source: Path, out: Path, name: str) -> None:
+    """`--per both` writes two files, and another run may be named after one of them; whichever comes first."""
+    with JobFolder(out / name).locked():
+        answer = driver.embed(source, out / "x.h5", "--per", "both")
+        assert answer.status == 1
+        assert f"{name}: another run is writing this output now" in answer.screen
+        assert driver.embed(source, out / "x.h5").status == 0, "another output is free"
+    both = driver.embed(source, out / "y.h5", "--per", "both", limit={"phase": "export", "bytes": 100})
+    assert both.status == 1
+    assert {path.name for path in out.iterdir() if path.is_dir()} == {"y.h5.aminoglot"}
+
+
+def test_two_outputs_are_held_while_they_are_made(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, computed: Computed
+) -> None:
+    """The other way round: while both are computed, neither name is free for another run."""
+    original = job.run
+
+    def run(*arguments: Any) -> None:
+        for name in ("x.h5", "x.per-protein.h5", "x.per-residue.h5"):
+            with pytest.raises(JobError, match=rf"{name}: another run is writing this output now"):
+                embed(source, out / name)
+        original(*arguments)
+
+    monkeypatch.setattr(job, "run", run)
+    assert embed(source, out / "x.h5", per="both").complete
+    assert len(computed.shards) == 1
+    assert set(files(out)) == {"x.per-protein.h5", "x.per-residue.h5", "x.h5.proteins.tsv"}
+    assert not [path for path in out.iterdir() if path.is_dir()]
 
 
 def test_a_lock_left_by_a_killed_run_holds_nobody_up(driver: Driver, source: Path, out: Path) -> None:

@@ -64,6 +64,42 @@ def test_only_new_proteins_are_computed(
     assert not np.array_equal(found["P0007"], held["P0007"])
 
 
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("several", [False, True], ids=["one layer", "two layers"])
+@pytest.mark.parametrize("name", ["x.h5", "x.npz", "folder"])
+def test_both_are_reused(old: Path, new: Path, out: Path, computed: Computed, name: str, several: bool) -> None:
+    """By the name that was asked for, which is that of the table; a folder of .pt files holds both at once."""
+    options: dict[str, Any] = {"per": "both", "layer": [0, 2] if several else -1}
+    before = old.parent / "old" / name
+    held = embed(old, before, **options).files[:-1]
+    truth = embed(new, out / f"truth{Path(name).suffix}", **options).files[:-1]
+    computed.clear()
+    made = embed(new, out / f"other{Path(name).suffix}", **options, reuse=before).files[:-1]
+    assert computed.sequences == 3
+    for older, mine, theirs in zip(held, made, truth, strict=True):
+        with aminoglot.open(older) as a, aminoglot.open(mine) as b, aminoglot.open(theirs) as c:
+            assert list(b.ids) == list(c.ids)
+            for word in NEW:
+                for found, expected in zip(b.contents(word), c.contents(word), strict=True):
+                    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+            for found, expected in zip(b.contents("renamed"), a.contents("P0003"), strict=True):
+                np.testing.assert_array_equal(found, expected)
+
+
+def test_half_of_both_is_refused(old: Path, new: Path, out: Path) -> None:
+    """One of the two files is gone, or was made in another way."""
+    before = old.parent / "old" / "x.h5"
+    embed(old, before, per="both")
+    half = before.with_name("x.per-residue.h5")
+    half.unlink()
+    with pytest.raises(InputError, match=r"x\.per-residue\.h5: no such file"):
+        embed(new, out / "x.h5", per="both", reuse=before)
+    embed(old, half, per="residue")
+    with pytest.raises(InputError, match=r"(?s)x\.per-residue\.h5: made in another.* per: residue before, both now"):
+        embed(new, out / "x.h5", per="both", reuse=before)
+    assert list(out.iterdir()) == []
+
+
 def test_nothing_new_computes_nothing(old: Path, out: Path, tmp_path: Path, computed: Computed) -> None:
     embed(old, tmp_path / "old" / "x.h5")
     part = write_fasta(tmp_path / "part.fasta", dict(list(OLD.items())[5:9]))
@@ -268,7 +304,7 @@ def test_other_peoples_files_are_refused(new: Path, out: Path, tmp_path: Path) -
         embed(new, out / "x.h5", reuse=tmp_path / "uniprot.h5")
     with pytest.raises(InputError, match="no such file"):
         embed(new, out / "x.h5", reuse=tmp_path / "nothing.h5")
-    with pytest.raises(InputError, match="takes one file"):
+    with pytest.raises(InputError, match=r"uniprot\.per-protein\.h5: no such file"):
         embed(new, out / "x.h5", per="both", reuse=tmp_path / "uniprot.h5")
 
 

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, EsmForMaskedLM, PreTrainedTokenizerBase
 
 from aminoglot.checkpoints import Checkpoint
 from aminoglot.engine import Model, choose
+from aminoglot.engine.hardware import Backend
 from tests.reference import randomised, transformers_model
 
 Array = NDArray[np.float32]
@@ -59,10 +60,17 @@ def checkpoint() -> Checkpoint:
     return randomised("esm2-tiny")
 
 
+@pytest.fixture(params=["torch", "openvino"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Whoever computes, everything holds."""
+    name: Backend = request.param
+    return name
+
+
 @pytest.fixture
-def model(checkpoint: Checkpoint) -> Model:
+def model(checkpoint: Checkpoint, backend: Backend) -> Model:
     """A model of one's own: tests may set its limit and its budget."""
-    return Model(checkpoint, choose("cpu", "fp32"))
+    return Model(checkpoint, choose("cpu", "fp32", backend))
 
 
 @pytest.fixture(scope="session")
@@ -75,6 +83,6 @@ def reference(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture
-def rounded_model(checkpoint: Checkpoint) -> Model:
+def rounded_model(checkpoint: Checkpoint, backend: Backend) -> Model:
     """The same weights, with bf16 products."""
-    return Model(checkpoint, choose("cpu", "bf16"))
+    return Model(checkpoint, choose("cpu", "bf16", backend))

@@ -11,8 +11,9 @@ import torch
 
 import aminoglot
 from aminoglot.checkpoints import Checkpoint
-from aminoglot.engine import Embeddings, Model, Pool, choose
+from aminoglot.engine import Embeddings, Model, choose
 from aminoglot.errors import AminoglotWarning, InputError, ModelError
+from aminoglot.settings import Pool
 from tests.engine.conftest import Array, Reference
 from tests.engine.proteins import MIXED, protein
 
@@ -108,7 +109,7 @@ def test_neither_order_nor_neighbours_nor_budget_matter(budget: int, checkpoint:
 
 def test_the_same_call_gives_the_same_bytes(model: Model, checkpoint: Checkpoint) -> None:
     first = model.embed(MIXED, per="both", layer="all")
-    for other in (model, Model(checkpoint, choose("cpu", "fp32"))):
+    for other in (model, Model(checkpoint, model.hardware)):
         again = other.embed(MIXED, per="both", layer="all")
         assert again.protein.tobytes() == first.protein.tobytes()
         assert [rows.tobytes() for rows in again.residue] == [rows.tobytes() for rows in first.residue]

@@ -8,9 +8,10 @@ from typing import cast
 import numpy as np
 import pytest
 
-from aminoglot.engine import Long, Model, Pool
+from aminoglot.engine import Model
 from aminoglot.engine.pieces import Piece, pieces
 from aminoglot.errors import AminoglotWarning, InputError
+from aminoglot.settings import Long, Pool
 from tests.engine.conftest import Array, Reference
 from tests.engine.proteins import MIXED, protein
 

@@ -40,13 +40,13 @@ def setting() -> str:
 def record(model: Model, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which setting each pass through the network met."""
     met: list[str] = []
-    real = model._network.representations
+    real = model._encoder.representations
 
     def recorded(batch: Packed, layers: Sequence[int]) -> Tensor:
         met.append(setting())
         return real(batch, layers)
 
-    monkeypatch.setattr(model._network, "representations", recorded)
+    monkeypatch.setattr(model._encoder, "representations", recorded)
     return met
 
 
@@ -73,7 +73,7 @@ def test_the_setting_is_restored_after_an_error(model: Model, monkeypatch: pytes
     def broken(*_: object) -> Tensor:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(model._network, "representations", broken)
+    monkeypatch.setattr(model._encoder, "representations", broken)
     with pytest.raises(RuntimeError, match="broken"):
         model.embed(MIXED)
     assert torch.get_float32_matmul_precision() == "medium"

@@ -56,4 +56,4 @@ def plan(
     """A plan in a folder of its own."""
     job = JobFolder(folder / "x.h5")
     job.path.mkdir(exist_ok=True)
-    return make_plan(job, records(sequences), task or CountingTask(), Policy(**policy), {"a": 1}, {"b": 2}, ["a note"])
+    return make_plan(job, records(sequences), task or CountingTask(), Policy(**policy), {"a": 1}, ["a note"])

@@ -143,6 +143,51 @@ def test_csv_header_may_span_lines(tmp_path: Path) -> None:
     assert pairs(path) == AB
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "id;sequence\na;MKVLAA\nb;GGG\n",
+        "\ufeffid;name;sequence\r\na;x, y;MKVLAA\r\nb;;GGG\r\n",
+        'id;"name, in full";sequence\na;x;MKVLAA\nb;"y; z";GGG\n',
+    ],
+)
+def test_csv_with_semicolons(text: str, tmp_path: Path) -> None:
+    """What spreadsheets of half of Europe call CSV."""
+    assert pairs(write(tmp_path, "a.csv", text.encode())) == AB
+
+
+def test_semicolons_inside_a_table_with_commas(tmp_path: Path) -> None:
+    text = b"id,sequence,keywords; such as\na,MKVLAA,x;y;z;w\nb,GGG,;;;;\n"
+    assert pairs(write(tmp_path, "a.csv", text)) == AB
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"@read1\nACGT\n+\nIIII\n", "this looks like FASTQ"),
+        (b'[{"id": "a", "sequence": "MKTV"}]', "this looks like JSON"),
+        (b'{"a": "MKTV"}', "this looks like JSON"),
+        (b"\n<!DOCTYPE html>\n", "this looks like a web page"),
+        (b"PK\x03\x04" + bytes(range(256)), "a workbook of Excel"),
+        (b"PK\x03\x04\x14", "a workbook of Excel"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "old Office: save its sheet as CSV"),
+        (b"HEADER    OXYGEN\nATOM      1\n", "neither FASTA, which starts with '>', nor a table"),
+        (b"seq\nMKTV\n", "its first line is seq. If this is the name of a column of sequences, add --sequence-column"),
+        (b"MKTAYIAKQRQISFVKSHFSRQ\n", "a sequence where the names of the columns should be"),
+        (b"a,MKTAYIAKQRQISFVKSHFSRQ\nb,GAVL\n", "a sequence where the names of the columns should be"),
+        (b"gene,peptide\na,MKTV\n", "the columns are gene, peptide. Name yours with --sequence-column"),
+        (b"SEQUENCE_OF_THE_PROTEIN,id\nMKTV,a\n", "the columns are SEQUENCE_OF_THE_PROTEIN, id. Name yours"),
+    ],
+)
+def test_what_is_no_table_is_called_by_its_name(text: bytes, said: str, tmp_path: Path) -> None:
+    """People drop in what they have; which columns a web page lacks is no help."""
+    path = write(tmp_path, "a.txt", text)
+    records, message = attempt(path)
+    assert records == []
+    assert message.startswith(str(path))
+    assert said in message
+
+
 def test_table_rows_know_their_lines(tmp_path: Path) -> None:
     """A row that spans lines is where it starts: that is the line a user will look for."""
     text = b'id,sequence,note\na,MKVLAA,"one\ntwo"\nb,G-G,\n"c\nd",MK,\n'

@@ -61,6 +61,12 @@ def test_a_bad_record_in_words() -> None:
     assert str(BadRecord("P1", "a.fasta", 7, "it is empty")) == "a.fasta, line 7, id 'P1': it is empty"
 
 
+def test_a_control_character_in_words() -> None:
+    """Written out once, as people know it, and never sent to a terminal."""
+    found = record("a\nb\x1b[31m", b"MKV", "a.csv", 7)
+    assert str(found).startswith("a.csv, line 7, id 'a\\nb\\x1b[31m': ")
+
+
 def test_a_protein_in_words() -> None:
     """The place that messages use."""
     assert Protein("P1", "P1", b"MK", 0, "a.fasta", 7).place == "a.fasta, line 7, id 'P1'"

@@ -27,7 +27,8 @@ def models() -> None:
     console.print(table)
     console.print(
         "\nA model that is not here is fetched on first use. Others: a Hugging Face id, a folder, or a fair-esm .pt."
-        "\nrandom:NAME, such as random:esm2-8m, is a model of that shape that nobody trained, for tests and benchmarks."
+        "\n\nFor tests and benchmarks only: random:NAME, such as random:esm2-8m, has that shape, but nobody trained it "
+        "and its embeddings mean nothing. The smallest, random:esm2-tiny, exists in no other way."
     )
 
 

@@ -4,19 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from aminoglot.embedding.job import Options, Outcome
+from aminoglot.embedding.job import Outcome
 from aminoglot.embedding.job import embed as run
+from aminoglot.embedding.options import Options
+from aminoglot.settings import BackendChoice, BadRecords, DType, Duplicates, Layer, Long, Per, Pool, PrecisionChoice
 
 
-def embed(inputs: str | Path | Sequence[str | Path], output: str | Path, **options: Any) -> Outcome:
+def embed(
+    inputs: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    model: str | None = None,
+    per: Per = "protein",
+    layer: Layer = -1,
+    pool: Pool = "mean",
+    long: Long = "truncate",
+    precision: PrecisionChoice = "auto",
+    device: str = "auto",
+    backend: BackendChoice = "auto",
+    dtype: DType = "float32",
+    bad_records: BadRecords = "error",
+    duplicates: Duplicates = "error",
+    id_column: str | None = None,
+    sequence_column: str | None = None,
+    reuse: str | Path | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+) -> Outcome:
     """Embed files of proteins into one file; an interrupted run of the same job goes on.
 
     Args:
         inputs: a file, a folder, or several: what ``aminoglot embed`` takes.
         output: the file to write; its suffix is its format.
-        options: fields of :class:`~aminoglot.embedding.job.Options`, such as ``model="esm2-650m"``.
+        model: ``esm2-8m`` ... ``esm2-15b``, a Hugging Face id, a folder, a fair-esm ``.pt``, or ``random:esm2-8m``.
+        per: ``protein``, ``residue``, or ``both`` (then two files).
+        layer: a number (0 is the embedding, -1 the last layer), several, or ``all``.
+        pool: how residues become one vector: ``mean``, ``max``, or ``cls``; special tokens are in neither mean nor max.
+        long: what becomes of proteins over the model's limit: ``truncate``, ``window``, ``full``, ``skip``, ``error``.
+        precision: ``auto`` (bf16 where the device multiplies it natively, else fp32), ``fp32`` or ``bf16``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        backend: who computes on a CPU: ``auto`` (OpenVINO where it is installed), ``torch`` or ``openvino``.
+        dtype: type of the numbers written, ``float32`` or ``float16``.
+        bad_records: records that are no protein stop the job (``error``) or are left out and listed (``skip``).
+        duplicates: one id with two sequences stops the job (``error``), or both are kept, as P1 and P1_2 (``number``).
+        id_column: name of a table's id column, where it is not a usual one.
+        sequence_column: name of a table's sequence column, where it is not a usual one.
+        reuse: an older output, made the same way: proteins it holds are taken from it.
+        overwrite: replace an output, or drop an unfinished job, that is not this one.
+        dry_run: read and check everything, say what would be done, and stop.
 
     Returns:
         The files written, the audit, and whether everything was written.
@@ -24,5 +60,22 @@ def embed(inputs: str | Path | Sequence[str | Path], output: str | Path, **optio
     Raises:
         AminoglotError: with a sentence that says what to do; what was computed is kept.
     """
-    paths = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-    return run(paths, output, Options(**options))
+    options = Options(
+        model=model,
+        per=per,
+        layer=layer,
+        pool=pool,
+        long=long,
+        precision=precision,
+        device=device,
+        backend=backend,
+        dtype=dtype,
+        bad_records=bad_records,
+        duplicates=duplicates,
+        id_column=id_column,
+        sequence_column=sequence_column,
+        reuse=reuse,
+        overwrite=overwrite,
+        dry_run=dry_run,
+    )
+    return run([inputs] if isinstance(inputs, str | Path) else list(inputs), output, options)

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from aminoglot.embedding.formats import Batch, ContentDigest, Kind, Layout, Writer, writer
 from aminoglot.embedding.results import Results
-from aminoglot.engine.settings import Per
 from aminoglot.errors import JobError
 from aminoglot.jobs import Audit, Plan, Status
 from aminoglot.jobs.scan import BATCH, RecordFile
 from aminoglot.jobs.storage import explained, sync, write_whole
+from aminoglot.settings import Per, Request
 
 _BATCH_BYTES = 64 << 20
 _STATUS = {int(status): status.name.lower() for status in Status}
@@ -55,6 +55,7 @@ def export(
     plan: Plan,
     audit: Audit,
     output: Path,
+    request: Request,
     dtype: np.dtype[Any],
     hidden: int,
     done: Callable[[int], None] = lambda _: None,
@@ -64,6 +65,7 @@ def export(
     Args:
         plan, audit: the job.
         output: what the user named.
+        request: what was computed.
         dtype: float32 or float16, as in the shards.
         hidden: D.
         done: told how many records were written.
@@ -74,13 +76,13 @@ def export(
     Raises:
         OutputError: when the disk is full or the folder cannot be written.
     """
-    files = outputs(output, plan.provenance["per"])
+    files = outputs(output, request.per)
     temporary = {path: plan.folder.path / f"export-{path.name}" for path in files}
     table = table_path(output)
     for path in temporary.values():
         _remove(path)
     with explained(output), Results(plan) as results:
-        exporter = _Exporter(plan, audit, results, dtype, hidden, done)
+        exporter = _Exporter(plan, audit, results, request, dtype, hidden, done)
         write_whole(table, lambda path: exporter.write(path, files, temporary, output))
         for path, made in temporary.items():
             sync(made)
@@ -100,16 +102,15 @@ class _Exporter:
         plan: Plan,
         audit: Audit,
         results: Results,
+        request: Request,
         dtype: np.dtype[Any],
         hidden: int,
         done: Callable[[int], None],
     ) -> None:
-        self.plan, self.audit, self.results, self.done = plan, audit, results, done
+        self.plan, self.audit, self.results, self.request, self.done = plan, audit, results, request, done
         self._dtype, self._hidden = dtype, hidden
         self._table, self._lines = hashlib.sha256(), 0
-        self.per: Per = plan.provenance["per"]
-        self.several = bool(plan.provenance["several_layers"])
-        self._vector_bytes = len(plan.provenance["layers"]) * hidden * dtype.itemsize
+        self._vector_bytes = len(request.layers) * hidden * dtype.itemsize
 
     def write(
         self,
@@ -141,7 +142,7 @@ class _Exporter:
                 held = {
                     "proteins": self.audit.written,
                     "failed": self.audit.failed,
-                    "bad_records": self.plan.counts["bad"],
+                    "bad": self.plan.counts["bad"],
                     "content": str(digest),
                     "table_sha256": self._table.hexdigest(),
                 }
@@ -150,12 +151,12 @@ class _Exporter:
 
     def _note(self, length: int, embedded: int, renamed: bool) -> str:
         """What was done to a protein that was written."""
-        limit = self.plan.provenance["limit"]
+        limit = self.request.limit
         notes = ["renamed: its id was used before"] if renamed else []
         if embedded < length:
             notes.append(f"truncated to {embedded} residues")
         elif length > limit:
-            way = f"in windows of {limit}" if self.plan.provenance["long"] == "window" else f"whole, beyond {limit}"
+            way = f"in windows of {limit}" if self.request.long == "window" else f"whole, beyond {limit}"
             notes.append(f"embedded {way} residues")
         return "; ".join(notes)
 
@@ -166,12 +167,11 @@ class _Exporter:
 
     def _layout(self, kinds: tuple[Kind, ...]) -> Layout:
         written = self.audit.status == Status.WRITTEN
-        provenance = self.plan.provenance
         return Layout(
             kinds,
-            provenance["pool"],
-            tuple(provenance["layers"]),
-            self.several,
+            self.request.pool,
+            self.request.layers,
+            self.request.several,
             self._hidden,
             self._dtype,
             int(written.sum()),
@@ -204,8 +204,7 @@ class _Exporter:
 
     def _chunks(self, written: NDArray[np.int64], rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         """Cut the written records of a batch so that each part's arrays fit in some tens of megabytes."""
-        vectors = (self.per != "residue") + rows[written] * (self.per != "protein")
-        made = np.cumsum(vectors) * self._vector_bytes
+        made = np.cumsum(self.request.vectors(rows[written])) * self._vector_bytes
         start = 0
         while start < len(written):
             before = int(made[start - 1]) if start else 0
@@ -215,9 +214,9 @@ class _Exporter:
 
     def _arrays(self, positions: NDArray[np.int64]) -> tuple[NDArray[Any] | None, list[NDArray[Any]] | None]:
         """Results of some proteins, the layer axis left out where one layer was asked for."""
-        protein = self.results.proteins(positions) if self.per != "residue" else None
-        residue = [self.results.residue(p) for p in positions.tolist()] if self.per != "protein" else None
-        if not self.several:
+        protein = self.results.proteins(positions) if self.request.wants_protein else None
+        residue = [self.results.residue(p) for p in positions.tolist()] if self.request.wants_residue else None
+        if not self.request.several:
             protein = None if protein is None else protein[:, 0]
             residue = None if residue is None else [array[0] for array in residue]
         return protein, residue
@@ -249,7 +248,7 @@ class _Exporter:
             if status == Status.FAILED:
                 why = self.audit.reasons[int(plan.position[record])]
             elif status == Status.SKIPPED and not why:
-                why = f"longer than {plan.provenance['limit']} residues"
+                why = f"longer than {self.request.limit} residues"
             elif status == Status.WRITTEN:
                 why = self._note(length, embedded, renamed=record in plan.renamed)
             twin_id = "" if twin < 0 else plan.renamed.get(twin) or records.id(twin)

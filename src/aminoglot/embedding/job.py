@@ -6,9 +6,11 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,52 +19,26 @@ from aminoglot.checkpoints import resolve
 from aminoglot.checkpoints.checkpoint import HEAD_NOTES
 from aminoglot.checkpoints.resolve import choices
 from aminoglot.embedding import report as reporting
+from aminoglot.embedding.estimate import estimate
 from aminoglot.embedding.export import export, outputs, table_path
 from aminoglot.embedding.formats import check_names, check_suffix, is_ours, reader
+from aminoglot.embedding.options import Options
 from aminoglot.embedding.report import Report
 from aminoglot.embedding.reuse import Reuse
 from aminoglot.embedding.store import verify
 from aminoglot.embedding.task import EmbeddingTask
-from aminoglot.engine import Long, Model, Per, Pool, PrecisionChoice, choose
-from aminoglot.engine.settings import Layer, known
+from aminoglot.engine import Model, choose
 from aminoglot.errors import AminoglotError, InputError, JobError, OutputError, listing, plural
 from aminoglot.jobs import Audit, JobFolder, Manifest, Plan, Policy, Status, audit, changes, make_plan, read_plan, run
 from aminoglot.jobs.run import left
-from aminoglot.jobs.scan import BadRecords, Duplicates
+from aminoglot.jobs.storage import READ_ONLY
 from aminoglot.sequences import Columns, Reader, Source, input_digest, sources
 from aminoglot.version import __version__
 
-DType = Literal["float32", "float16"]
 _LONGEST_NAME = 220
 
 
-@dataclass(frozen=True)
-class Options:
-    """Everything a user may choose; the command line has one flag for each. See ``aminoglot embed --help``."""
-
-    model: str | None = None
-    per: Per = "protein"
-    layer: Layer = -1
-    pool: Pool = "mean"
-    long: Long = "truncate"
-    precision: PrecisionChoice = "auto"
-    device: str = "auto"
-    dtype: DType = "float32"
-    bad_records: BadRecords = "error"
-    duplicates: Duplicates = "error"
-    id_column: str | None = None
-    sequence_column: str | None = None
-    reuse: str | Path | None = None
-    overwrite: bool = False
-    dry_run: bool = False
-
-    def __post_init__(self) -> None:
-        known("dtype", self.dtype, DType)
-        known("bad_records", self.bad_records, BadRecords)
-        known("duplicates", self.duplicates, Duplicates)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Outcome:
     """What a job came to.
 
@@ -76,6 +52,11 @@ class Outcome:
     files: tuple[Path, ...]
     audit: Audit | None
     complete: bool
+
+    def __repr__(self) -> str:
+        files = ", ".join(map(str, self.files)) or "no file"
+        account = self.audit or "nothing computed"
+        return f"<aminoglot.Outcome {files}: {account}; {'complete' if self.complete else 'not complete'}>"
 
 
 def embed(inputs: Sequence[str | Path], output: str | Path, options: Options, report: Report | None = None) -> Outcome:
@@ -106,41 +87,62 @@ class _Job:
         self, inputs: Sequence[str | Path], output: Path, options: Options, report: Report, folder: JobFolder
     ) -> None:
         self.inputs, self.output, self.options, self.report, self.folder = inputs, output, options, report, folder
+        self.files = [*outputs(output, options.per), table_path(output)]
+        others = [JobFolder(path) for path in outputs(folder.output, options.per) if path != folder.output]
+        self.folders = [folder, *others]
 
     def run(self) -> Outcome:
-        with self.folder.locked():
-            ours = [*outputs(self.output, self.options.per), table_path(self.output), self.folder.path]
+        with ExitStack() as locks:
+            read_only = self._lock(locks)
+            ours = [*self.files, *(folder.path for folder in self.folders)]
             found, notes = sources(self.inputs, self.folder.stdin, ours)
-            for path in ours[:-1]:
+            for path in self.files:
                 if path.exists() and any(path.samefile(source.path) for source in found):
                     raise OutputError(f"{path}: this is the input; give the output another name with -o")
             task = self._task()
             if self.options.dry_run:
-                plan = self._plan(found, notes, task, {}, self._provenance(task, "", ""))
+                plan = self._plan(found, notes, task, self._provenance(task, "", ""))
                 self._check(plan, task, list(range(plan.shards)))
                 self.report.say("dry run: nothing was computed or written")
                 self.folder.clear()
                 return Outcome((), None, complete=True)
             digest = input_digest(found)
             provenance = self._provenance(task, task.model.digest, digest)
-            fingerprint = self._fingerprint(provenance)
-            provenance["fingerprint"] = fingerprint
-            finished = self._finished(fingerprint)
+            finished = self._finished(provenance)
             if finished is not None:
-                self.folder.clear()
+                if read_only is None:
+                    self.folder.clear()
                 return finished
+            if read_only is not None:
+                raise read_only
             if self.options.reuse is not None:
                 task.reuse = Reuse(Path(self.options.reuse).expanduser(), provenance)
             try:
-                plan = self._resumed(fingerprint) or self._plan(found, notes, task, fingerprint, provenance)
+                plan = self._resumed(provenance) or self._plan(found, notes, task, provenance)
                 return self._compute(plan, task)
             finally:
                 if task.reuse is not None:
                     task.reuse.close()
 
+    def _lock(self, locks: ExitStack) -> OutputError | None:
+        """Hold the folders of all outputs: another run may be named after one of two that this one writes.
+
+        Returns:
+            Why nothing can be written, where an output that is there already can still be verified.
+        """
+        try:
+            for folder in self.folders:
+                locks.enter_context(folder.locked())
+        except OutputError as error:
+            said = error.__cause__
+            if isinstance(said, OSError) and said.errno in READ_ONLY and any(path.exists() for path in self.files):
+                return error
+            raise
+        return None
+
     def _task(self) -> EmbeddingTask:
         options = self.options
-        hardware = choose(options.device, options.precision)
+        hardware = choose(options.device, options.precision, options.backend)
         assert options.model is not None
         checkpoint = resolve(options.model)
         for note in checkpoint.notes:
@@ -151,12 +153,13 @@ class _Job:
         return EmbeddingTask(model, request, np.dtype(options.dtype))
 
     def _provenance(self, task: EmbeddingTask, model_digest: str, digest: str) -> dict[str, Any]:
-        """What the output says of its making: no times, hosts or paths."""
-        model, request = task.model, task.request
-        name = self.options.model or ""
+        """What the output says of its making: all that decides the results, and no times, hosts or paths."""
+        model, request, options = task.model, task.request, self.options
+        name = options.model or ""
         return {
             "aminoglot": __version__,
             "torch": torch.__version__,
+            "openvino": version("openvino") if model.hardware.backend == "openvino" else None,
             "model": Path(name).name if Path(name).expanduser().exists() else name,
             "model_digest": model_digest,
             "token_dropout": model.config.token_dropout,
@@ -168,37 +171,27 @@ class _Job:
             "limit": request.limit,
             "precision": model.hardware.precision,
             "device": model.hardware.kind,
+            "backend": model.hardware.backend,
             "hidden": model.config.hidden,
             "dtype": task.dtype.name,
             "token_budget": model.budget,
             "input_sha256": digest,
-        }
-
-    def _fingerprint(self, provenance: Mapping[str, Any]) -> dict[str, Any]:
-        """All that decides the results; two runs that share it are the same job."""
-        options = self.options
-        asked = {
             "bad_records": options.bad_records,
             "duplicates": options.duplicates,
             "id_column": options.id_column,
             "sequence_column": options.sequence_column,
         }
-        decided = {key: value for key, value in provenance.items() if key not in ("model", "several_layers")}
-        if not provenance["several_layers"]:
-            decided["layers"] = provenance["layers"][0]  # layer 2, and a list of layer 2 alone, are two outputs
-        return {**decided, **asked}
 
-    def _finished(self, fingerprint: Mapping[str, Any]) -> Outcome | None:
+    def _finished(self, provenance: Mapping[str, Any]) -> Outcome | None:
         """Whether the output is there already: verified, it is done; different, it is refused or given up."""
-        wanted = [*outputs(self.output, self.options.per), table_path(self.output)]
-        files = [path for path in wanted[:-1] if path.exists()]
+        files = [path for path in self.files[:-1] if path.exists()]
         for path in files:
             if path.is_dir() and any(path.iterdir()) and not is_ours(path):
                 raise OutputError(f"{path}: a folder with something else in it; give this run another -o")
         if not files:
             return None
         try:
-            different = [line for path in files for line in _different(path, fingerprint)]
+            different = [line for path in files for line in _different(path, provenance)]
             if different and not self.options.overwrite:
                 raise JobError(
                     f"{files[0]} exists and is the result of something else:\n{listing(different)}\n"
@@ -206,7 +199,7 @@ class _Job:
                 )
             if different or (self.folder.planned and not self.options.overwrite):
                 return None
-            return self._verified(wanted)
+            return self._verified(self.files)
         except AminoglotError:
             if not self.options.overwrite:
                 raise
@@ -219,13 +212,13 @@ class _Job:
             raise JobError(f"{', '.join(missing)} is gone; run with --overwrite to compute it again")
         counts = [verify(path, files[-1]) for path in files[:-1]]
         with reader(files[0]) as store:
-            failed, bad = store.provenance.get("failed"), store.provenance.get("bad_records")
+            failed, bad = store.provenance.get("failed"), store.provenance.get("bad")
         if failed:
             raise JobError(f"{files[0]}: {plural(failed, 'protein')} failed in it; run with --overwrite to try again")
         self.report.say(f"{self.output} is complete already: {plural(counts[0], 'protein')}, verified")
         return Outcome(tuple(files), None, complete=not bad)
 
-    def _resumed(self, fingerprint: Mapping[str, Any]) -> Plan | None:
+    def _resumed(self, provenance: Mapping[str, Any]) -> Plan | None:
         if not self.folder.planned:
             return None
         if self.options.overwrite:
@@ -235,7 +228,7 @@ class _Job:
                 return None
         else:
             plan = read_plan(self.folder)
-        different = changes(plan.fingerprint, fingerprint)
+        different = _changes(plan.provenance, provenance)
         if not different:
             return plan
         if self.options.overwrite:
@@ -250,7 +243,6 @@ class _Job:
         found: Sequence[Source],
         notes: list[str],
         task: EmbeddingTask,
-        fingerprint: Mapping[str, Any],
         provenance: Mapping[str, Any],
     ) -> Plan:
         options, limit = self.options, task.request.limit
@@ -261,7 +253,7 @@ class _Job:
             skip_over=limit if options.long == "skip" else None,
         )
         reader = Reader(found, Columns(options.id_column, options.sequence_column), notes)
-        return make_plan(self.folder, reader, task, policy, fingerprint, provenance, notes)
+        return make_plan(self.folder, reader, task, policy, provenance, notes)
 
     def _check(self, plan: Plan, task: EmbeddingTask, todo: Sequence[int]) -> None:
         """Say what will be done, and refuse what cannot end well."""
@@ -270,11 +262,13 @@ class _Job:
         self.report.plan(plan, task, need)
         computed = sum(int(task.output(plan.shard_lengths(shard)).sum()) for shard in todo)
         reporting.check_room(self.output, need, computed * task.dtype.itemsize // 4)
+        if self.options.reuse is None:  # how much of it an older file holds is not known yet
+            self.report.estimate(estimate(plan, task, todo))
 
     def _compute(self, plan: Plan, task: EmbeddingTask) -> Outcome:
         manifest = Manifest(self.folder.manifest)
         todo = left(plan, manifest)
-        residues = sum(int(task.rows(plan.shard_lengths(shard)).sum()) for shard in todo)
+        residues = sum(int(task.request.embedded(plan.shard_lengths(shard)).sum()) for shard in todo)
         self._check(plan, task, todo)
         if len(todo) < plan.shards:
             self.report.say(f"going on: {plan.shards - len(todo):,} of {plural(plan.shards, 'shard')} already done")
@@ -289,7 +283,7 @@ class _Job:
         seconds = time.monotonic() - started
         account = audit(plan, manifest)
         with self.report.progress("writing", account.records, "records") as done:
-            files = export(plan, account, self.output, task.dtype, task.model.config.hidden, done)
+            files = export(plan, account, self.output, task.request, task.dtype, task.model.config.hidden, done)
         if account.failed:
             self.report.failures(plan, account)
         reused = task.reuse.residues if task.reuse else 0
@@ -301,9 +295,14 @@ class _Job:
         return Outcome(tuple(files), account, complete=not account.failed and not plan.counts["bad"])
 
 
-def _different(path: Path, fingerprint: Mapping[str, Any]) -> list[str]:
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What sets two jobs apart; not the name of the model, which its digest stands for."""
+    return changes(before, now, now.keys() - {"model"})
+
+
+def _different(path: Path, provenance: Mapping[str, Any]) -> list[str]:
     """What sets an existing file apart from the job's own output."""
     with reader(path) as store:
         if not store.provenance:
             return [f"{path} was not written by aminoglot"]
-        return changes(store.provenance.get("fingerprint", {}), fingerprint)
+        return _changes(store.provenance, provenance)

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aminoglot.embedding.task import EmbeddingTask
-from aminoglot.engine.settings import Per
 from aminoglot.errors import LISTED, OutputError, listing, plural
 from aminoglot.jobs import Audit, Plan, Status
 from aminoglot.jobs.task import Done
@@ -46,13 +45,19 @@ class Report:
         lengths = plan.lengths[plan.status == Status.WRITTEN]
         long = int((lengths > task.request.limit).sum())
         hardware = task.model.hardware
+        by = " by OpenVINO" if hardware.backend == "openvino" else ""
         verb = {"truncate": "truncated to", "window": "windowed at", "full": "embedded whole, over"}
         over = f"; {plural(long, 'protein')} {verb[task.request.long]} {task.request.limit:,} residues" if long else ""
         self.say(
             f"{plural(len(lengths), 'protein')}, {plural(int(lengths.sum()), 'residue')}{over}; {task.model.name} in "
-            f"{hardware.precision} on {hardware.device} ({hardware.reason}); about {size(need)} on disk"
+            f"{hardware.precision} on {hardware.device}{by} ({hardware.reason}); about {size(need)} on disk"
         )
         self._counts(plan, task)
+
+    def estimate(self, seconds: float | None) -> None:
+        """How long it will take, where that is known."""
+        if seconds is not None:
+            self.say(f"computing will take about {roughly(seconds)} on this machine (an estimate: a sample was timed)")
 
     def _counts(self, plan: Plan, task: EmbeddingTask) -> None:
         counts = plan.counts
@@ -137,21 +142,10 @@ class _Lines:
 
 
 def expected_bytes(plan: Plan, task: EmbeddingTask) -> int:
-    """What the output will take on disk."""
+    """What the output will take on disk, to a few percent."""
     lengths = plan.lengths[plan.status == Status.WRITTEN]
-    return output_bytes(
-        task.request.per,
-        len(lengths),
-        int(task.rows(lengths).sum()),
-        len(task.request.layers) * task.model.config.hidden * task.dtype.itemsize,
-    )
-
-
-def output_bytes(per: Per, proteins: int, residues: int, vector: int) -> int:
-    """Size of an output of vectors of so many bytes, to a few percent."""
-    files = 2 if per == "both" else 1
-    vectors = proteins * (per != "residue") + residues * (per != "protein")
-    return vectors * vector + proteins * BYTES_A_PROTEIN * files
+    files = 2 if task.request.per == "both" else 1
+    return int(task.output(lengths).sum()) * task.dtype.itemsize // 4 + len(lengths) * BYTES_A_PROTEIN * files
 
 
 def check_room(output: Path, need: int, shards: int) -> None:
@@ -182,6 +176,20 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def roughly(seconds: float) -> str:
+    """``roughly(7000)`` is "2 h": an estimate with no more digits than it deserves."""
+    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
+    if minutes < 9.5:
+        return f"{max(1, round(minutes))} min"
+    if minutes < 57.5:
+        return f"{5 * round(minutes / 5)} min"
+    if hours < 9.75:
+        return f"{round(2 * hours) / 2:g} h"
+    if hours < 36:
+        return f"{round(hours)} h"
+    return f"{round(2 * days) / 2:g} days" if days < 9.75 else f"{round(days):,} days"
 
 
 def size(count: float) -> str:

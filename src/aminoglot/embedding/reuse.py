@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from aminoglot.embedding.export import table_path
+from aminoglot.embedding.export import outputs, table_path
 from aminoglot.embedding.formats import reader
 from aminoglot.embedding.formats.base import Store
 from aminoglot.embedding.store import verify
@@ -29,6 +29,7 @@ DECIDING = (
     "limit",
     "precision",
     "device",
+    "backend",
     "dtype",
     "token_dropout",
 )
@@ -39,7 +40,7 @@ class Reuse:
     """An older output, by sequence.
 
     Args:
-        path: its file; its table of proteins must lie beside it.
+        path: its file, or the name that ``--per both`` made two of; its table of proteins must lie beside it.
         provenance: what this job's output will say of its making.
 
     Raises:
@@ -47,29 +48,32 @@ class Reuse:
     """
 
     def __init__(self, path: Path, provenance: Mapping[str, Any]) -> None:
-        if provenance["per"] == "both":
-            raise InputError("--reuse takes one file, and --per both writes two; run per protein and per residue apart")
-        if not path.exists():
-            raise InputError(f"--reuse {path}: no such file")
-        with reader(path) as old:
-            different = changes({k: old.provenance.get(k) for k in DECIDING}, {k: provenance[k] for k in DECIDING})
-        if different:
-            raise InputError(
-                f"--reuse {path}: made in another way, so its results cannot be used:\n{listing(different)}"
-            )
+        files = outputs(path, provenance["per"])
+        for file in files:
+            if not file.exists():
+                raise InputError(f"--reuse {file}: no such file")
+            with reader(file) as old:
+                different = changes(old.provenance, provenance, DECIDING)
+            if different:
+                raise InputError(
+                    f"--reuse {file}: made in another way, so its results cannot be used:\n{listing(different)}"
+                )
         self._several = bool(provenance["several_layers"])
         table = table_path(path)
         if not table.is_file():
             raise InputError(f"--reuse needs the table {table.name} that was written beside that file; it is not there")
-        verify(path, table)
+        for file in files:
+            verify(file, table)
         digests, self._ids = _read_table(table)
-        self._store: Store = reader(path)
+        self._kinds = [kind for kinds in files.values() for kind in kinds]
+        self._stores: list[Store] = [reader(file) for file in files]
         self.residues = 0
         order = np.argsort(digests)
         self._digests, self._order = digests[order], order
 
     def close(self) -> None:
-        self._store.close()
+        for store in self._stores:
+            store.close()
 
     def find(self, sequences: Sequence[bytes]) -> dict[int, str]:
         """Ids in the old file, by index, of those sequences that it holds."""
@@ -82,13 +86,15 @@ class Reuse:
 
     def fetch(self, name: str, into: Embedded, slot: int) -> None:
         """Copy one protein's result into place."""
-        array = self._store[name]
         self.residues += int(into.rows[slot])
-        layered = array if self._several else array[None]
-        if into.protein is not None:
-            into.protein[slot] = layered
-        else:
-            into.residues_of(slot)[:] = layered
+        arrays = [array for store in self._stores for array in store.contents(name)]
+        for kind, array in zip(self._kinds, arrays, strict=True):
+            layered = array if self._several else array[None]
+            if kind == "residue":
+                into.residues_of(slot)[:] = layered
+            else:
+                assert into.protein is not None
+                into.protein[slot] = layered
 
 
 def _read_table(path: Path) -> tuple[Any, pa.Array]:

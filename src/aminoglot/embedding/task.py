@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aminoglot.embedding.reuse import Reuse
-from aminoglot.engine import Embedded, Model, Request
+from aminoglot.engine import Embedded, Model
 from aminoglot.jobs import ShardLimits, ShardResult
 from aminoglot.jobs.task import Done
+from aminoglot.settings import Request
 
 _COST = {"cpu": 5e12}
 _COST_ON_A_GPU = 1e15
@@ -31,12 +32,8 @@ class EmbeddingTask:
         self.model, self.request, self.dtype, self.reuse = model, request, dtype, reuse
         self.limits = ShardLimits(cost=_COST.get(model.hardware.kind, _COST_ON_A_GPU))
 
-    def rows(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Residues embedded of proteins of these lengths (the plan has left out or refused the others)."""
-        return np.minimum(lengths, self.request.limit) if self.request.long == "truncate" else lengths
-
     def cost(self, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
-        tokens = self.rows(lengths)
+        tokens = self.request.embedded(lengths)
         windowed = (lengths > self.request.limit) & (self.request.long == "window")
         context = np.where(windowed, self.request.limit, tokens)
         overhead = _OVERHEAD * self.model.config.layers * self.model.config.heads
@@ -45,8 +42,12 @@ class EmbeddingTask:
 
     def output(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         """Bytes of the arrays, as float32 (they are computed before they are narrowed)."""
-        vectors = self.request.wants_protein + self.rows(lengths) * self.request.wants_residue
-        return vectors * len(self.request.layers) * self.model.config.hidden * 4
+        return (
+            self.request.vectors(self.request.embedded(lengths))
+            * len(self.request.layers)
+            * self.model.config.hidden
+            * 4
+        )
 
     def __call__(self, sequences: Sequence[bytes], done: Done) -> ShardResult:
         known = self.reuse.find(sequences) if self.reuse is not None else {}
@@ -61,7 +62,7 @@ class EmbeddingTask:
 
     def _placed(self, computed: Embedded, slots: list[int], sequences: Sequence[bytes]) -> Embedded:
         """Spread what was computed over all of the shard's proteins."""
-        rows = self.rows(np.array([len(s) for s in sequences], dtype=np.int64))
+        rows = self.request.embedded(np.array([len(s) for s in sequences], dtype=np.int64))
         shape = (len(self.request.layers), self.model.config.hidden)
         whole = Embedded(
             np.zeros((len(rows), *shape), np.float32) if computed.protein is not None else None,

@@ -1,6 +1,5 @@
 """What ``load()`` returns, and everything between sequences and arrays: one interface for every family.
 
-    settings    the words users speak: per, layer, pool, long, precision, device
     hardware    which device and precision, and why
     pieces      the long-sequence policy
     forward     batches through the network; a batch that does not fit is halved
@@ -13,19 +12,12 @@ A caller never asks which family it runs.
 from aminoglot.engine.embed import Embedded
 from aminoglot.engine.hardware import Hardware, choose
 from aminoglot.engine.model import Embeddings, Model, load
-from aminoglot.engine.settings import Long, Per, Pool, PrecisionChoice, Request, resolve_layers
 
 __all__ = [
     "Embedded",
     "Embeddings",
     "Hardware",
-    "Long",
     "Model",
-    "Per",
-    "Pool",
-    "PrecisionChoice",
-    "Request",
     "choose",
     "load",
-    "resolve_layers",
 ]

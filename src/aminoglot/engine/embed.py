@@ -5,7 +5,6 @@ Shapes: N proteins, R embedded residues of all of them end to end, C layers, D h
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,8 +16,8 @@ from torch import Tensor
 
 from aminoglot.engine.forward import Forward, is_allocation_failure
 from aminoglot.engine.pieces import Piece, pieces
-from aminoglot.engine.settings import Pool, Request
 from aminoglot.packing import Packed
+from aminoglot.settings import Pool, Request
 
 OUT_OF_MEMORY = "not enough memory for this protein, even alone in a batch"
 Compute = Callable[[Packed], Tensor]
@@ -84,7 +83,7 @@ class _Collector:
         done: Callable[[int], None],
     ) -> None:
         self.forward, self.texts, self.request, self.compute, self.done = forward, texts, request, compute, done
-        rows = np.array([request.embedded(len(text)) for text in texts], dtype=np.int64)
+        rows = request.embedded(np.array([len(text) for text in texts], dtype=np.int64))
         self.offsets = np.concatenate(([0], np.cumsum(rows)))
         self.out = Embedded(
             np.zeros((len(texts), *shape), np.float32) if request.wants_protein else None,
@@ -94,8 +93,8 @@ class _Collector:
 
     def run(self) -> Embedded:
         whole: list[Piece] = []
-        for owner, text in enumerate(self.texts):
-            cut = pieces(owner, len(text), self.request)
+        for owner, residues in enumerate(self.out.rows.tolist()):
+            cut = pieces(owner, residues, self.request)
             if len(cut) == 1:
                 whole += cut
             else:
@@ -190,11 +189,3 @@ def _pool(values_CNSD: Tensor, residues_CNSD: Tensor, pool: Pool) -> Tensor:
     if pool == "cls":
         return values_CNSD[:, :, 0]
     return residues_CNSD.mean(2) if pool == "mean" else residues_CNSD.amax(2)
-
-
-def grouped_by_reason(failed: dict[int, str]) -> dict[str, list[int]]:
-    """Failures by their reason."""
-    groups: dict[str, list[int]] = defaultdict(list)
-    for index, reason in sorted(failed.items()):
-        groups[reason].append(index)
-    return dict(groups)

@@ -6,7 +6,9 @@ Shapes: T packed tokens, D values a token, C channels (layers, or one for logits
 from __future__ import annotations
 
 import gc
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
 import torch
@@ -17,7 +19,11 @@ from aminoglot.engine.pieces import Piece
 from aminoglot.packing import Packed, batches
 from aminoglot.tokens import Alphabet
 
-_SIGNS = ("DefaultCPUAllocator", "allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
+_SIGNS = ("DefaultCPUAllocator", "allocate memory", "out of memory", "bad_alloc", "STATUS_ALLOC_FAILED")
+
+_LEAST_TOKENS = 128
+_SHARES = 4
+"""Into how many batches few proteins are cut at least: by no number of cores, so that these change no result."""
 
 Work = Callable[[Sequence[Piece], Packed], Tensor]
 """What is done with a batch: run again, with half of it, where memory does not suffice."""
@@ -32,11 +38,14 @@ class Outcome(NamedTuple):
 
 
 class Forward:
-    """Runs pieces through a network.
+    """Runs pieces through a network, several batches at once where the hardware has lanes.
+
+    Cores that each take a batch of their own are busier than cores that share one: nobody waits for the slowest at
+    every operation, a batch stays in one core's cache, and packing and pooling one overlap with computing another.
 
     Args:
         alphabet: the family's vocabulary.
-        hardware: where to compute.
+        hardware: where to compute, and in how many lanes.
         budget: tokens a batch.
     """
 
@@ -46,10 +55,44 @@ class Forward:
         self.budget = budget
 
     def __call__(self, pieces: Sequence[Piece], texts: Sequence[bytes], work: Work) -> Iterator[Outcome]:
-        """Batches of ``pieces``, in order. ``texts`` holds the residues of each owner."""
+        """Batches of ``pieces``, in order. ``texts`` holds the residues of each owner; ``work`` may run in threads."""
         special = 1 + self.alphabet.prefix_length
-        for chosen in batches([piece.length + special for piece in pieces], self.budget):
-            yield from self._halving(pieces[chosen], texts, work)
+        lengths = [piece.length + special for piece in pieces]
+        spread = max(_LEAST_TOKENS, -(-sum(lengths) // _SHARES))
+        cut = [pieces[chosen] for chosen in batches(lengths, min(self.budget, spread))]
+        with exact(self.hardware):
+            if len(cut) == 1 or self.hardware.lanes == 1:
+                for part in cut:
+                    yield from self._halving(part, texts, work)
+            else:
+                yield from self._in_lanes(cut, texts, work)
+
+    def _in_lanes(self, cut: Sequence[Sequence[Piece]], texts: Sequence[bytes], work: Work) -> Iterator[Outcome]:
+        waiting: deque[Future[list[Outcome]]] = deque()
+        lanes = self.hardware.lanes
+        threads = max(1, torch.get_num_threads() // lanes)
+        with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+            try:
+                for part in cut:
+                    waiting.append(pool.submit(self._batch, part, texts, work))
+                    if len(waiting) > lanes:
+                        yield from self._taken(waiting, texts, work)
+                while waiting:
+                    yield from self._taken(waiting, texts, work)
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _batch(self, pieces: Sequence[Piece], texts: Sequence[bytes], work: Work) -> list[Outcome]:
+        return list(self._halving(pieces, texts, work))
+
+    def _taken(self, waiting: deque[Future[list[Outcome]]], texts: Sequence[bytes], work: Work) -> Iterator[Outcome]:
+        """The next batch's outcomes; what did not fit beside other lanes is tried again alone."""
+        for outcome in waiting.popleft().result():
+            if outcome.values is None:
+                wait(waiting)
+                yield from self._halving(outcome.pieces, texts, work)
+            else:
+                yield outcome
 
     def _halving(self, pieces: Sequence[Piece], texts: Sequence[bytes], work: Work) -> Iterator[Outcome]:
         batch = self._pack(pieces, texts)
@@ -68,7 +111,7 @@ class Forward:
     def _attempt(self, pieces: Sequence[Piece], batch: Packed, work: Work) -> Tensor | None:
         """The values, or None when an allocation failed."""
         try:
-            with torch.inference_mode(), exact(self.hardware):
+            with torch.inference_mode(), torch.autocast(self.hardware.kind, enabled=False):
                 return work(pieces, batch)
         except (MemoryError, RuntimeError) as error:
             if not is_allocation_failure(error):

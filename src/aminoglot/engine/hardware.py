@@ -5,50 +5,81 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import Any, Literal
 
 import torch
 
-from aminoglot.engine.settings import PrecisionChoice, known
 from aminoglot.errors import InputError
 from aminoglot.models.linear import Precision
+from aminoglot.settings import BackendChoice, PrecisionChoice, known
+
+Backend = Literal["torch", "openvino"]
+MOST_LANES = 8
+_WIDE = 128
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """A device, a precision, and why that precision."""
+    """A device, a precision, and why that precision.
+
+    Attributes:
+        backend: who computes the encoder: torch, or OpenVINO (on CPUs).
+        asked: whether the user named that backend.
+        lanes: batches computed at once, each by its share of the cores; 1 on a GPU.
+    """
 
     device: torch.device
     precision: Precision
     reason: str
+    backend: Backend = "torch"
+    lanes: int = 1
+    asked: bool = False
 
     @property
     def kind(self) -> str:
         return self.device.type
 
+    def fitted(self, hidden: int) -> Hardware:
+        """This, for a network of such a width: OpenVINO is not chosen for one so narrow that calling it costs most."""
+        return self if self.asked or hidden >= _WIDE else replace(self, backend="torch")
 
-def choose(device: str = "auto", precision: PrecisionChoice = "auto") -> Hardware:
+
+def choose(device: str = "auto", precision: PrecisionChoice = "auto", backend: BackendChoice = "auto") -> Hardware:
     """Choose where and how to compute.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         precision: ``auto``, ``fp32`` (exact everywhere) or ``bf16``. Never fp16 on a CPU.
+        backend: ``auto`` (OpenVINO on a CPU where it is installed, else torch), ``torch`` or ``openvino``.
 
     Raises:
-        InputError: for a device that is not there, or a precision that it does not have.
+        InputError: for a device or backend that is not there, or a precision that the device does not have.
     """
     known("precision", precision, PrecisionChoice)
+    known("backend", backend, BackendChoice)
     where = _device(device)
     _bound_kernel_caches()
     native, why = _bf16(where)
+    lanes = min(torch.get_num_threads(), MOST_LANES) if where.type == "cpu" else 1
+    engine = _backend(where, backend)
     if precision == "auto":
-        return Hardware(where, "bf16" if native else "fp32", why)
+        return Hardware(where, "bf16" if native else "fp32", why, engine, lanes, backend != "auto")
     if precision == "bf16" and where.type == "cuda" and not native:
         raise InputError(f"precision bf16: {why}; use fp32")
     if precision == "bf16" and where.type == "mps":
         raise InputError("bf16 was never tried on mps; use --precision fp32")
-    return Hardware(where, precision, "as asked")
+    return Hardware(where, precision, "as asked", engine, lanes, backend != "auto")
+
+
+def _backend(device: torch.device, backend: BackendChoice) -> Backend:
+    there = find_spec("openvino") is not None
+    if backend == "openvino" and device.type != "cpu":
+        raise InputError(f"backend openvino computes on the CPU, not on {device.type}")
+    if backend == "openvino" and not there:
+        raise InputError("backend openvino is not installed: pip install 'aminoglot[openvino]'")
+    return "openvino" if there and device.type == "cpu" and backend != "torch" else "torch"
 
 
 def _bound_kernel_caches() -> None:
@@ -96,18 +127,16 @@ def _bf16(device: torch.device) -> tuple[bool, str]:
 
 @contextmanager
 def exact(hardware: Hardware) -> Iterator[None]:
-    """Forbid what may be set elsewhere in the process: autocast, and for fp32 TF32 and bf16 products too."""
+    """Forbid TF32 and bf16 products in fp32, whatever was allowed elsewhere in the process."""
     if hardware.precision != "fp32":
-        with torch.autocast(hardware.kind, enabled=False):
-            yield
+        yield
         return
     backends: tuple[Any, ...] = (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
     before = [backend.fp32_precision for backend in backends]
     for backend in backends:
         backend.fp32_precision = "ieee"
     try:
-        with torch.autocast(hardware.kind, enabled=False):
-            yield
+        yield
     finally:
         for backend, setting in zip(backends, before, strict=True):
             backend.fp32_precision = setting

@@ -9,24 +9,34 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from os import PathLike
-from typing import Literal, NamedTuple, overload
+from typing import Literal, NamedTuple, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from aminoglot.checkpoints import Checkpoint, resolve
-from aminoglot.engine.embed import NOT_FINITE, Embedded, embed, grouped_by_reason
+from aminoglot.engine.embed import NOT_FINITE, Embedded, embed
 from aminoglot.engine.forward import Forward
 from aminoglot.engine.hardware import Hardware, choose
 from aminoglot.engine.pieces import Piece
-from aminoglot.engine.settings import Layer, Long, Per, Pool, PrecisionChoice, Request, resolve_layers
 from aminoglot.errors import AminoglotWarning, InputError, ModelError, listing, plural
 from aminoglot.models.esm2 import LONGEST, ESM2Config
 from aminoglot.models.linear import prepare
+from aminoglot.packing import Packed
 from aminoglot.sequences import LetterError, clean
+from aminoglot.settings import BackendChoice, Layer, Long, Per, Pool, PrecisionChoice, Request, resolve_layers
 from aminoglot.tokens import ESM2_ALPHABET, MASK
 
 Array = NDArray[np.float32]
+
+
+class Encoder(Protocol):
+    """What a backend is to the engine."""
+
+    def representations(self, batch: Packed, layers: Sequence[int]) -> Tensor:
+        """float32 [layers, T, D]; called by several threads at once."""
+        ...
 
 
 class Embeddings(NamedTuple):
@@ -36,19 +46,26 @@ class Embeddings(NamedTuple):
     residue: list[Array]
 
 
-def load(model: str | PathLike[str], *, device: str = "auto", precision: PrecisionChoice = "auto") -> Model:
+def load(
+    model: str | PathLike[str],
+    *,
+    device: str = "auto",
+    precision: PrecisionChoice = "auto",
+    backend: BackendChoice = "auto",
+) -> Model:
     """Load a model.
 
     Args:
         model: ``esm2-8m`` ... ``esm2-15b``, a Hugging Face id, a folder, a fair-esm ``.pt``, or ``random:esm2-8m``.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         precision: ``auto`` (bf16 where the device multiplies it natively, else fp32), ``fp32`` or ``bf16``.
+        backend: ``auto`` (OpenVINO on a CPU where it is installed, else torch), ``torch`` or ``openvino``.
 
     Raises:
         ModelError: when there is no such model, or its files are not here and cannot be fetched.
-        InputError: for a device or precision that is not available.
+        InputError: for a device, precision or backend that is not available.
     """
-    hardware = choose(device, precision)
+    hardware = choose(device, precision, backend)
     checkpoint = resolve(model)
     for note in checkpoint.notes:
         warnings.warn(note, AminoglotWarning, stacklevel=2)
@@ -69,14 +86,22 @@ class Model:
     def __init__(self, checkpoint: Checkpoint, hardware: Hardware) -> None:
         self.name = checkpoint.name
         self.config = checkpoint.config
-        self.hardware = hardware
+        self.hardware = hardware.fitted(self.config.hidden)
         self.alphabet = ESM2_ALPHABET
         self.limit = LONGEST
         self._checkpoint = checkpoint
         self._network = checkpoint.network()
-        prepare(self._network, hardware.precision)
-        self._network.to(hardware.device)
-        self.budget = token_budget(self.config, hardware)
+        self._encoder = self._prepared()
+        self.budget = token_budget(self.config, self.hardware)
+
+    def _prepared(self) -> Encoder:
+        """What computes representations. Under OpenVINO the torch network stays as it was read, for the heads."""
+        if self.hardware.backend == "openvino":
+            from aminoglot.engine.openvino import OpenVINOEncoder
+
+            return OpenVINOEncoder(self._network, self.hardware)
+        prepare(self._network, self.hardware.precision)
+        return self._network.to(self.hardware.device)
 
     @cached_property
     def digest(self) -> str:
@@ -100,7 +125,7 @@ class Model:
         forward = Forward(self.alphabet, self.hardware, self.budget)
         shape = (len(request.layers), self.config.hidden)
         return embed(
-            forward, texts, request, shape, lambda batch: self._network.representations(batch, request.layers), done
+            forward, texts, request, shape, lambda batch: self._encoder.representations(batch, request.layers), done
         )
 
     @overload
@@ -192,9 +217,12 @@ class Model:
         self._mind_length(texts, request)
         forward = Forward(self.alphabet, self.hardware, self.budget)
         shape = (1, len(self.alphabet.tokens))
-        result, back = self._in_order(
-            texts, lambda ordered: embed(forward, ordered, request, shape, lambda batch: self._network(batch)[None])
-        )
+        last = [self.config.layers]
+
+        def compute(batch: Packed) -> Tensor:
+            return self._network.logits(self._encoder.representations(batch, last)[0])[None]
+
+        result, back = self._in_order(texts, lambda ordered: embed(forward, ordered, request, shape, compute))
         return [result.residues_of(i)[0] for i in back]
 
     def contacts(
@@ -219,8 +247,9 @@ class Model:
         self._mind_length(texts, request)
         forward = Forward(self.alphabet, self.hardware, self.budget)
         maps: list[Array] = []
-        for index, text in enumerate(texts):
-            piece = Piece(index, 0, request.embedded(len(text)))
+        residues = request.embedded(np.array([len(text) for text in texts]))
+        for index, (text, stop) in enumerate(zip(texts, residues.tolist(), strict=True)):
+            piece = Piece(index, 0, stop)
             outcome = next(forward([piece], texts, lambda _, batch: self._network.contacts(batch)[0]))
             if outcome.values is None:
                 raise ModelError(f"sequence {index}: not enough memory for its contact map ({len(text):,} residues)")
@@ -256,8 +285,8 @@ class Model:
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
         result = run([texts[i] for i in order])
         if result.failed:
-            reason, first = next(iter(grouped_by_reason(result.failed).items()))
-            raise ModelError(f"sequence {order[first[0]]}: {reason}")
+            first, reason = min(result.failed.items())
+            raise ModelError(f"sequence {order[first]}: {reason}")
         back = [0] * len(texts)
         for place, index in enumerate(order):
             back[index] = place
@@ -267,10 +296,11 @@ class Model:
 def token_budget(config: ESM2Config, hardware: Hardware) -> int:
     """Tokens a batch, fixed by the network's width and the kind of device, so that a rerun is identical.
 
-    Wide networks want small batches on a CPU (their activations stay in cache), GPUs want large ones.
+    Batches on a CPU are small, so that they stay in a core's cache; only where the network is so narrow that Python
+    would be heard, they are larger. GPUs want large ones.
     """
     if hardware.kind == "cpu":
-        return int(np.clip(2048 * 1280 / config.hidden, 2048, 16384))
+        return int(np.clip(655_360 / config.hidden, 2048, 16384))
     return 32768
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from aminoglot.engine.settings import Request
+from aminoglot.settings import Request
 
 
 class Piece(NamedTuple):
@@ -21,14 +21,14 @@ class Piece(NamedTuple):
         return self.stop - self.start
 
 
-def pieces(owner: int, length: int, request: Request) -> list[Piece]:
-    """Cut one protein.
+def pieces(owner: int, residues: int, request: Request) -> list[Piece]:
+    """Cut one protein, of which so many residues get an embedding.
 
     A truncated protein is embedded as if it ended at the limit, with cls and eos, exactly as fair-esm and
     transformers do. In windows, cls and eos stand only at the protein's true ends, as in training on crops.
     """
-    if length > request.limit and request.long == "window":
-        last = length - request.limit
+    if residues > request.limit and request.long == "window":
+        last = residues - request.limit
         starts = [*range(0, last, max(1, request.limit // 2)), last]
         return [Piece(owner, s, s + request.limit, cls=s == 0, eos=s == last) for s in starts]
-    return [Piece(owner, 0, request.embedded(length))]
+    return [Piece(owner, 0, residues)]

@@ -13,6 +13,8 @@ from aminoglot.errors import JobError
 from aminoglot.jobs.storage import explained
 
 SUFFIX = ".aminoglot"
+_ATTEMPTS = 100
+"""How often a folder that another run takes away is made again; some file systems refuse every time."""
 
 
 class JobFolder:
@@ -50,7 +52,7 @@ class JobFolder:
             OutputError: when the folder cannot be made.
         """
         lock_path = self.path / "lock"
-        while True:
+        for attempt in range(_ATTEMPTS):
             with explained(self.path):
                 lock = FileLock(lock_path)
                 try:
@@ -62,7 +64,7 @@ class JobFolder:
                         "Wait for it, or give this one another -o"
                     ) from None
                 except (FileExistsError, FileNotFoundError, NotADirectoryError):
-                    if self.path.is_file() or not self.path.parent.is_dir():
+                    if self.path.is_file() or not self.path.parent.is_dir() or attempt == _ATTEMPTS - 1:
                         raise
                     continue  # the other run just finished and took the folder away
             if lock_path.exists():

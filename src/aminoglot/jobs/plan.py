@@ -20,8 +20,6 @@ from aminoglot.jobs.folder import JobFolder
 from aminoglot.jobs.scan import (
     BATCH,
     SEQUENCES,
-    BadRecords,
-    Duplicates,
     Duplication,
     RecordFile,
     Scan,
@@ -32,6 +30,7 @@ from aminoglot.jobs.scan import (
 from aminoglot.jobs.storage import explained, file_digest, sync, write_whole
 from aminoglot.jobs.task import Task
 from aminoglot.sequences import BadRecord, Protein
+from aminoglot.settings import BadRecords, Duplicates
 
 LAYOUT = 1
 """Version of the folder's files; another version is planned anew."""
@@ -60,8 +59,7 @@ class Plan:
 
     Attributes:
         folder: where it lies.
-        fingerprint: everything that decides the results; see :func:`changes`.
-        provenance: what the output will say of its making.
+        provenance: what the output will say of its making; see :func:`changes`.
         notes: what the user should be told, in words.
         renamed: new ids, by record.
         counts: records, bad, merged, skipped, renamed, shared (equal sequences computed once), replaced letters.
@@ -74,7 +72,6 @@ class Plan:
     """
 
     folder: JobFolder
-    fingerprint: Mapping[str, Any]
     provenance: Mapping[str, Any]
     notes: Sequence[str]
     counts: Mapping[str, int]
@@ -121,7 +118,6 @@ def make_plan(
     records: Iterable[Protein | BadRecord],
     task: Task,
     policy: Policy,
-    fingerprint: Mapping[str, Any],
     provenance: Mapping[str, Any],
     notes: list[str],
 ) -> Plan:
@@ -158,7 +154,6 @@ def make_plan(
         sync(folder.records)
     written = {
         "layout": LAYOUT,
-        "fingerprint": dict(fingerprint),
         "provenance": dict(provenance),
         "notes": notes,
         "counts": _counts(found, duplication, status, order),
@@ -191,7 +186,6 @@ def read_plan(folder: JobFolder) -> Plan:
         ) from error
     return Plan(
         folder,
-        written["fingerprint"],
         written["provenance"],
         [*written["notes"], *written["bad"]],
         written["counts"],
@@ -204,11 +198,11 @@ def _files(folder: JobFolder) -> tuple[Path, ...]:
     return folder.records, folder.proteins, folder.decisions
 
 
-def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two fingerprints, in words."""
+def changes(before: Mapping[str, Any], now: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
+    """What differs between two provenances, in words; ``keys`` are those that decide."""
     return [
         f"{key}: {before.get(key, 'none')} before, {now.get(key, 'none')} now"
-        for key in sorted({*before, *now})
+        for key in sorted(keys)
         if before.get(key) != now.get(key)
     ]
 

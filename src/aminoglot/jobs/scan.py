@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from aminoglot.errors import LISTED, InputError, listing, plural
 from aminoglot.sequences import BadRecord, Protein
+from aminoglot.settings import Duplicates
 
 BATCH = 8192
 """Records a batch of the record file."""
@@ -33,9 +33,6 @@ RECORDS = pa.schema(
     ]
 )
 SEQUENCES = pa.schema([("sequence", pa.large_binary())])
-
-BadRecords = Literal["error", "skip"]
-Duplicates = Literal["error", "number"]
 
 
 class Status(IntEnum):
@@ -105,7 +102,6 @@ class _Columns:
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._schema, self._rows = schema, list[tuple[object, ...]]()
         self._file = pa.ipc.new_file(path, schema)
-        self.append = self._append
 
     def __enter__(self) -> _Columns:
         return self
@@ -114,7 +110,7 @@ class _Columns:
         self._flush()
         self._file.close()
 
-    def _append(self, row: tuple[object, ...]) -> None:
+    def append(self, row: tuple[object, ...]) -> None:
         self._rows.append(row)
         if len(self._rows) == BATCH:
             self._flush()

@@ -42,9 +42,6 @@ class ShardReader:
     def close(self) -> None:
         self._file.close()
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._header
-
     def rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Rows ``start`` to ``stop`` of one array."""
         dtype, shape, at = self._array(name)

@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from aminoglot.errors import OutputError, reason
+from aminoglot.errors import OutputError, is_full, reason
+
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""What the system says of a place that cannot be written."""
 
 
 @contextmanager
@@ -26,11 +29,11 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def _reason(error: OSError, path: Path) -> str:
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+    if error.errno in READ_ONLY:
         return f"cannot be written: the folder {path.parent} is read-only for you"
     if error.errno == errno.ENOENT:
         return f"cannot be written: there is no folder {path.parent}"
-    return reason(error) if reason(error).startswith("the disk is full") else f"cannot be written ({reason(error)})"
+    return reason(error) if is_full(error) else f"cannot be written ({reason(error)})"
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:

@@ -215,8 +215,11 @@ class ESM2(nn.Module):
 
     def forward(self, batch: Packed) -> Tensor:
         """Logits of every token, float32 [T, V]."""
+        return self.logits(self.representations(batch, [self.config.layers])[0])
+
+    def logits(self, x_TD: Tensor) -> Tensor:
+        """Logits of the last layer's representations, float32 [T, V]."""
         assert self.lm_head is not None, "this network was loaded without its language-model head"
-        x_TD = self.representations(batch, [self.config.layers])[0]
         logits_TV: Tensor = self.lm_head(x_TD, self.embedding.weight)
         return logits_TV
 
@@ -261,13 +264,14 @@ class ESM2(nn.Module):
     def _run(self, batch: Packed, depth: int, visit: Callable[[int, Tensor], None]) -> None:
         """Run ``depth`` layers and show ``visit`` the stream at layer 0, 1, ... ``depth``, float32 [T, D] each."""
         rotary = Rotary.of(batch.positions_T, self.frequencies)
-        x_TD = self._embed(batch)
+        x_TD = self.embedded(batch)
         visit(0, x_TD)
         for number, block in enumerate(self.layers[:depth], 1):
             x_TD = block(x_TD, rotary, batch)
             visit(number, self.final_norm(x_TD) if number == self.config.layers else x_TD)
 
-    def _embed(self, batch: Packed) -> Tensor:
+    def embedded(self, batch: Packed) -> Tensor:
+        """Layer 0: token embeddings, scaled for masks, float32 [T, D]."""
         x_TD: Tensor = self.embedding(batch.tokens_T)
         if not self.config.token_dropout:
             return x_TD

@@ -3,6 +3,7 @@
     inputs      which files, and their bytes, whatever the compression
     letters     what a sequence may contain
     records     Protein and BadRecord; the id policy
+    nucleotides whether all this looks like DNA or RNA
     reading     FASTA, CSV, TSV and Parquet into records
 
 Nothing here knows a model.

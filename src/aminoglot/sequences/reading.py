@@ -10,11 +10,23 @@ from itertools import count
 
 from aminoglot.errors import InputError
 from aminoglot.sequences.inputs import COMPRESSED, FASTA_SUFFIXES, Source
+from aminoglot.sequences.nucleotides import Nucleotides
 from aminoglot.sequences.records import BadRecord, Protein, record
 
 SEQUENCE_COLUMNS = ("sequence", "sequences")
 ID_COLUMNS = ("id", "name", "accession", "record_id", "record_name", "entry")
 _LONGEST_CELL = 1 << 27
+_FOREIGN = {
+    b"@": "FASTQ, the reads of a sequencer",
+    b"<": "a web page or XML",
+    b"[": "JSON",
+    b"{": "JSON",
+}
+"""What a file may be whose first character no FASTA file and no column's name begins with."""
+_OFFICE = {
+    b"PK\x03\x04": "a zip archive, or a workbook of Excel or LibreOffice: unpack it, or save its sheet as CSV",
+    b"\xd0\xcf\x11\xe0": "a document of an old Office: save its sheet as CSV",
+}
 _PARQUET_ROWS = 4096
 
 Record = Protein | BadRecord
@@ -33,18 +45,25 @@ class Reader:
     """Reads sources into records, in order.
 
     Rows of tables without an id column are numbered through all sources. ``notes`` collects what a user should be
-    told.
+    told; whether all this looks like DNA, which is no error, it says after the last record.
     """
 
     sources: Sequence[Source]
     columns: Columns = Columns()
     notes: list[str] = field(default_factory=list)
     _row_numbers: Iterator[int] = field(default_factory=lambda: count(1))
+    _tables: int = 0
 
     def __iter__(self) -> Iterator[Record]:
+        tally = Nucleotides()
         for source in self.sources:
             with source.open() as stream:
-                yield from self._records(source, stream)
+                for record in self._records(source, stream):
+                    if isinstance(record, Protein) and tally.add(record.sequence):
+                        tally.first = tally.first or record.place
+                    yield record
+        if (note := tally.note()) is not None:
+            self.notes.append(note)
 
     def _records(self, source: Source, stream: io.BufferedReader) -> Iterator[Record]:
         if stream.peek(3)[:3] == b"\xef\xbb\xbf":
@@ -60,9 +79,16 @@ class Reader:
         _refuse_binary(source.name, start)
         first = start.lstrip()[:1]
         if first in (b">", b";"):
+            if self.columns != Columns() and not self._tables and source is self.sources[-1]:
+                raise InputError(
+                    f"{source.name}: a FASTA file has no columns, so --id-column and --sequence-column say nothing; "
+                    "leave them out"
+                )
             yield from _fasta(source.name, stream, 1 + blank)
         elif _named_fasta(source.name):
             raise InputError(f"{source.name}, line 1: a FASTA file starts with '>', this one with {_shown(start)}")
+        elif first in _FOREIGN:
+            raise InputError(f"{source.name}: this looks like {_FOREIGN[first]}, not like FASTA, CSV, TSV or Parquet")
         else:
             yield from self._table(source, stream, blank)
 
@@ -72,7 +98,7 @@ class Reader:
         limit = csv.field_size_limit(_LONGEST_CELL)
         line = blank + 1
         try:
-            rows = csv.reader(text, delimiter="\t" if b"\t" in first else ",", strict=True)
+            rows = csv.reader(text, delimiter=_delimiter(first), strict=True)
             names = next((row for row in rows if row), [])
             id_at, sequence_at = self._find_columns(source.name, names)
             line = blank + rows.line_num + 1
@@ -124,8 +150,20 @@ class Reader:
 
     def _find_columns(self, name: str, names: Sequence[str]) -> tuple[int | None, int]:
         """Positions of the id and the sequence column; None when there is no id column."""
+        self._tables += 1
         sequence_at = _find(name, names, self.columns.sequence, SEQUENCE_COLUMNS)
         id_at = _find(name, names, self.columns.id, ID_COLUMNS)
+        if sequence_at is None and any(_is_sequence(cell) for cell in names):
+            raise InputError(
+                f"{name}, line 1: a sequence where the names of the columns should be; write a line such as "
+                "id,sequence above it (a FASTA file starts with '>')"
+            )
+        if sequence_at is None and len(names) == 1:
+            raise InputError(
+                f"{name}: neither FASTA, which starts with '>', nor a table with a column named "
+                f"{' or '.join(SEQUENCE_COLUMNS)}; its first line is {_columns(names)}. If this is the name of a "
+                "column of sequences, add --sequence-column"
+            )
         if sequence_at is None:
             raise InputError(
                 f"{name}, line 1: no column named {' or '.join(SEQUENCE_COLUMNS)}; the columns are "
@@ -137,6 +175,18 @@ class Reader:
         if id_at is None:
             self.notes.append(f"{name}: no id column ({', '.join(ID_COLUMNS)}), proteins are named row_1, row_2, ...")
         return id_at, sequence_at
+
+
+def _delimiter(first: bytes) -> str:
+    """What separates the columns' names; spreadsheets of countries with decimal commas write semicolons."""
+    if b"\t" in first:
+        return "\t"
+    return ";" if first.count(b";") > first.count(b",") else ","
+
+
+def _is_sequence(cell: str) -> bool:
+    """Whether this is a sequence rather than a column's name."""
+    return len(cell) >= 20 and cell.isascii() and cell.isalpha() and cell.isupper()
 
 
 def _find(name: str, names: Sequence[str], asked: str | None, usual: Sequence[str]) -> int | None:
@@ -198,6 +248,9 @@ def _fasta_record(name: str, line: int, header: bytes, lines: list[bytes]) -> Re
 def _refuse_binary(name: str, start: bytes) -> None:
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InputError(f"{name}: UTF-16 text; save it as UTF-8")
+    for magic, what in _OFFICE.items():
+        if start.startswith(magic):
+            raise InputError(f"{name}: {what}")
     controls = sum(byte < 9 or 13 < byte < 32 for byte in start)
     if controls > max(8, len(start) // 20) or (b"\0" in start and start.lstrip()[:1] not in (b">", b";")):
         raise InputError(f"{name}: a binary file, no FASTA, CSV, TSV or Parquet; it starts with {_shown(start)}")

@@ -47,8 +47,9 @@ class BadRecord:
     why: str
 
     def __str__(self) -> str:
-        shown = self.id if len(self.id) <= 60 else f"{self.id[:60]}..."
-        return f"{self.source}, line {self.line:,}, id {shown!r}: {self.why}"
+        shown = repr(self.id if len(self.id) <= 60 else f"{self.id[:60]}...")
+        shown = shown.replace("\\\\", "\\")  # control characters are written out in it already
+        return f"{self.source}, line {self.line:,}, id {shown}: {self.why}"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "id", _CONTROL.sub(lambda found: repr(found[0])[1:-1], self.id))

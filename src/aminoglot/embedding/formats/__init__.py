@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from aminoglot.embedding.formats.base import Batch, ContentDigest, Kind, Layout, Store, Writer
 from aminoglot.errors import InputError
 
-SUFFIXES = (".h5", ".hdf5", ".parquet", ".npz", ".safetensors")
+_FORMATS = {
+    ".h5": ("h5", "H5Writer", "H5Store"),
+    ".hdf5": ("h5", "H5Writer", "H5Store"),
+    ".parquet": ("parquet", "ParquetWriter", "ParquetStore"),
+    ".npz": ("npz", "NpzWriter", "NpzStore"),
+    ".safetensors": ("safetensors", "SafetensorsWriter", "SafetensorsStore"),
+    "": ("pt", "PtWriter", "PtStore"),
+}
+"""By suffix: the module, its writer and its reader; each is imported when first used."""
+SUFFIXES = tuple(suffix for suffix in _FORMATS if suffix)
 """Suffixes by which a format is chosen; a name without suffix is a folder of fair-esm ``.pt`` files."""
 
 
 def check_suffix(output: Path) -> None:
     """Refuse a name whose suffix is no format of ours."""
-    if output.suffix.lower() not in (*SUFFIXES, ""):
+    if output.suffix.lower() not in _FORMATS:
         raise InputError(
             f"{output}: the suffix {output.suffix} names no format; use {', '.join(SUFFIXES)}, or a name without "
             "suffix for a folder of fair-esm .pt files"
@@ -40,53 +51,25 @@ def is_ours(folder: Path) -> bool:
 def writer(output: Path, path: Path, layout: Layout) -> Writer:
     """A writer for ``path``, in the format that the name ``output`` asks for."""
     check_suffix(output)
-    suffix = output.suffix.lower()
-    if suffix in (".h5", ".hdf5"):
-        from aminoglot.embedding.formats.h5 import H5Writer
-
-        return H5Writer(path, layout)
-    if suffix == ".parquet":
-        from aminoglot.embedding.formats.parquet import ParquetWriter
-
-        return ParquetWriter(path, layout)
-    if suffix == ".npz":
-        from aminoglot.embedding.formats.npz import NpzWriter
-
-        return NpzWriter(path, layout)
-    if suffix == ".safetensors":
-        from aminoglot.embedding.formats.safetensors import SafetensorsWriter
-
-        return SafetensorsWriter(path, layout)
-    from aminoglot.embedding.formats.pt import PtWriter
-
-    return PtWriter(path, layout)
+    module, name, _ = _FORMATS[output.suffix.lower()]
+    made: Writer = _class(module, name)(path, layout)
+    return made
 
 
 def reader(path: Path) -> Store:
     """Open a file that a writer wrote, or an h5 of UniProt's kind."""
-    if path.is_dir():
-        from aminoglot.embedding.formats.pt import PtStore
+    suffix = "" if path.is_dir() else path.suffix.lower()
+    if not path.is_dir():
+        check_suffix(path)
+        if not suffix:
+            raise InputError(f"{path}: neither a folder of .pt files nor a file aminoglot reads")
+    module, _, name = _FORMATS[suffix]
+    store: Store = _class(module, name)(path)
+    return store
 
-        return PtStore(path)
-    check_suffix(path)
-    suffix = path.suffix.lower()
-    if suffix in (".h5", ".hdf5"):
-        from aminoglot.embedding.formats.h5 import H5Store
 
-        return H5Store(path)
-    if suffix == ".parquet":
-        from aminoglot.embedding.formats.parquet import ParquetStore
-
-        return ParquetStore(path)
-    if suffix == ".npz":
-        from aminoglot.embedding.formats.npz import NpzStore
-
-        return NpzStore(path)
-    if suffix == ".safetensors":
-        from aminoglot.embedding.formats.safetensors import SafetensorsStore
-
-        return SafetensorsStore(path)
-    raise InputError(f"{path}: neither a folder of .pt files nor a file aminoglot reads")
+def _class(module: str, name: str) -> Any:
+    return getattr(import_module(f"{__name__}.{module}"), name)
 
 
 __all__ = [

@@ -10,13 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aminoglot.errors import InputError
+from aminoglot.errors import InputError, plural
 
 Kind = Literal["protein", "residue"]
 Array = NDArray[Any]
@@ -112,9 +113,11 @@ class Store(ABC):
     """Embeddings in a file: a mapping from id to array that reads only what is asked for.
 
     Attributes:
+        path: the file, or the folder of ``.pt`` files.
         provenance: how they were made; empty for files of other tools.
     """
 
+    path: Path
     provenance: Mapping[str, Any]
 
     @property
@@ -134,14 +137,23 @@ class Store(ABC):
     def close(self) -> None: ...
 
     @cached_property
-    def _known(self) -> frozenset[str]:
-        return frozenset(self.ids)
+    def _rows(self) -> Mapping[str, int]:
+        """Place of each protein in the file's order."""
+        return {name: row for row, name in enumerate(self.ids)}
+
+    def _row(self, name: str) -> int:
+        if name not in self._rows:
+            raise self._missing(name)
+        return self._rows[name]
+
+    def _missing(self, name: str) -> KeyError:
+        return KeyError(f"{name}: not in {self.path.name}, which holds {plural(len(self), 'protein')}")
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._known
+        return name in self._rows
 
     def contents(self, name: str) -> tuple[Array, ...]:
         """All arrays the file holds of one protein; one, but for folders with both kinds."""
@@ -176,8 +188,3 @@ class Store(ABC):
 
     def __repr__(self) -> str:
         return f"<aminoglot.Store of {len(self):,} proteins>"
-
-
-def column_index(ids: Sequence[str]) -> dict[str, int]:
-    """Row of each id."""
-    return {name: row for row, name in enumerate(ids)}

@@ -69,6 +69,7 @@ class NpzWriter:
 
 class NpzStore(StackedStore):
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._stream = path.open("rb")
         try:
             self._file = np.load(self._stream, allow_pickle=False)

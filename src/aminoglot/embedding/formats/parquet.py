@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aminoglot.embedding.formats.base import Array, Batch, Layout, Store, column_index
+from aminoglot.embedding.formats.base import Array, Batch, Layout, Store
 from aminoglot.errors import OutputError
 
 _OURS = b"aminoglot"
@@ -85,6 +85,7 @@ def _nested(values: pa.Array, sizes: Any) -> pa.Array:
 
 class ParquetStore(Store):
     def __init__(self, path: Path) -> None:
+        self.path = path
         try:
             self._file = pq.ParquetFile(path)
         except (pa.ArrowException, OSError) as error:
@@ -105,15 +106,8 @@ class ParquetStore(Store):
         ids: list[str] = self._file.read(columns=["id"]).column("id").to_pylist()
         return ids
 
-    @cached_property
-    def _rows(self) -> Mapping[str, int]:
-        return column_index(self.ids)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._rows
-
     def __getitem__(self, name: str) -> Array:
-        row = self._rows[name]
+        row = self._row(name)
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
         return self._array(self._group(group)[row - int(self._starts[group])])
 

@@ -72,7 +72,7 @@ class PtWriter:
 
 class PtStore(Store):
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         if not (path / MARK).is_file():
             raise OutputError(f"{path}: no {MARK} in this folder; not written by aminoglot, or not finished")
         try:
@@ -90,10 +90,8 @@ class PtStore(Store):
         return self.contents(name)[0]
 
     def contents(self, name: str) -> tuple[Array, ...]:
-        path = self._path / file_name(name)
-        if not path.is_file():
-            raise KeyError(name)
-        content = safe_pickle.load(path)
+        self._row(name)
+        content = safe_pickle.load(self.path / file_name(name))
         keys = ("representations", _POOLED[self.provenance["pool"]])
         return tuple(self._array(content[key]) for key in keys if key in content)
 

@@ -69,6 +69,7 @@ class SafetensorsWriter:
 
 class SafetensorsStore(StackedStore):
     def __init__(self, path: Path) -> None:
+        self.path = path
         try:
             self._file = safe_open(path, framework="numpy")
             self.provenance = json.loads((self._file.metadata() or {})[_OURS])

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aminoglot.embedding.formats.base import Array, Batch, Kind, Layout, Store, column_index
+from aminoglot.embedding.formats.base import Array, Batch, Kind, Layout, Store
 
 
 def stacked_shape(layout: Layout) -> tuple[int, ...]:
@@ -72,15 +71,8 @@ class StackedStore(Store):
     def _slice(self, start: int, stop: int) -> Array:
         """Rows of ``embeddings``."""
 
-    @cached_property
-    def _rows(self) -> Mapping[str, int]:
-        return column_index(self.ids)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._rows
-
     def __getitem__(self, name: str) -> Array:
-        row = self._rows[name]
+        row = self._row(name)
         if self._offsets is None:
             vector: Array = self._slice(row, row + 1)[0]
             return vector

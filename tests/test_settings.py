@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aminoglot.engine import Request, resolve_layers
 from aminoglot.errors import InputError
+from aminoglot.settings import Request, resolve_layers
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,16 @@ def test_no_layer_at_all(layer: Any) -> None:
 )
 def test_residues_embedded(long: Any, embedded: dict[int, int]) -> None:
     request = Request("both", (6,), False, "mean", long, 10)
-    assert {length: request.embedded(length) for length in embedded} == embedded
+    lengths = np.array(list(embedded))
+    assert request.embedded(lengths).tolist() == list(embedded.values())
+    assert lengths.tolist() == list(embedded), "the lengths given are left as they were"
+
+
+@pytest.mark.parametrize(("per", "vectors"), [("protein", [1, 1, 1]), ("residue", [5, 1, 0]), ("both", [6, 2, 1])])
+def test_vectors(per: Any, vectors: list[int]) -> None:
+    """What an output holds of each protein, for one layer."""
+    request = Request(per, (6,), False, "mean", "truncate", 10)
+    assert request.vectors(np.array([5, 1, 0])).tolist() == vectors
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,26 @@
-"""The words users speak, the same in Python and on the command line. Imports no torch."""
+"""The words users speak, the same in Python and on the command line. Imports neither torch nor numpy."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import index
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from aminoglot.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Per = Literal["protein", "residue", "both"]
 Pool = Literal["mean", "cls", "max"]
 Long = Literal["truncate", "window", "full", "skip", "error"]
 PrecisionChoice = Literal["auto", "fp32", "bf16"]
+BackendChoice = Literal["auto", "torch", "openvino"]
+DType = Literal["float32", "float16"]
+BadRecords = Literal["error", "skip"]
+Duplicates = Literal["error", "number"]
 Layer = int | str | Sequence[int] | Sequence[str]
 """A layer's number (0 to L, or -1 for the last, -2 for the one before ...), several of them, or ``"all"``."""
 
@@ -50,11 +58,15 @@ class Request:
     def wants_residue(self) -> bool:
         return self.per in ("residue", "both")
 
-    def embedded(self, length: int) -> int:
-        """How many residues of a protein of ``length`` get an embedding."""
-        if length <= self.limit or self.long in ("window", "full"):
-            return length
-        return self.limit if self.long == "truncate" else 0
+    def embedded(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many residues of proteins of these lengths get an embedding."""
+        if self.long == "truncate":
+            return lengths.clip(max=self.limit)
+        return lengths if self.long in ("window", "full") else lengths * (lengths <= self.limit)
+
+    def vectors(self, residues: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many vectors a layer yields for proteins of which so many residues get an embedding."""
+        return self.wants_protein + residues * self.wants_residue
 
 
 def known(name: str, value: object, words: Any) -> None:

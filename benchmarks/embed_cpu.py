@@ -1,0 +1,228 @@
+"""ESM-2 on a CPU: residues a second, beside transformers, OpenVINO and ONNX Runtime at their best, in one run.
+
+    pip install -c constraints.txt -e '.[benchmark]'
+    python benchmarks/embed_cpu.py --fasta uniref90_10k.fasta.gz [--models esm2-8m esm2-150m esm2-650m] [--json FILE]
+
+The proteins are a seeded sample, stratified by length, cut at 1,022 residues, the same for everyone; weights are
+random, also the same. Every system first tries its settings once (one at a time, batches sorted by length, compiled,
+several streams); its best is then repeated, interleaved with all others, and medians are reported. Pads and special
+tokens do not count. Each pass is a process of its own (benchmarks/systems.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from aminoglot.models.esm2 import SIZES
+
+RESIDUES = {"esm2-8m": 100_000, "esm2-35m": 50_000, "esm2-150m": 24_000, "esm2-650m": 12_000, "esm2-3b": 4_000}
+"""Residues of the sample: enough for a steady rate, few enough for an afternoon."""
+DOCUMENTED = ("transformers", {"precision": "fp32", "batch": 8, "sorted": False})
+BATCHES = (1, 4, 8)
+
+
+def settings(precision: str, threads: int, compiler: bool) -> dict[str, list[dict[str, Any]]]:
+    """What each system tries at one precision."""
+    padded = [{"precision": precision, "batch": batch} for batch in BATCHES]
+    found = {
+        "aminoglot": [{"precision": precision, "backend": backend} for backend in ("torch", "openvino")],
+        "transformers": [*padded, *([{"precision": precision, "batch": 1, "compiled": True}] if compiler else [])],
+        "openvino": [
+            *({**one, "streams": 1} for one in padded),
+            *({"precision": precision, "batch": batch, "streams": threads} for batch in (1, 4)),
+        ],
+    }
+    if precision == "fp32":
+        found["onnxruntime"] = padded
+    return found
+
+
+def sample(path: Path, residues: int, seed: int = 0) -> list[str]:
+    """Proteins drawn evenly over the ranks of length, cut at 1,022, in random order."""
+    raw = path.read_bytes()
+    records = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode().split(">")[1:]
+    sequences = sorted(("".join(r.split("\n")[1:])[:1022] for r in records), key=len)
+    count = round(residues / float(np.mean([len(s) for s in sequences])))
+    rng = np.random.default_rng(seed)
+    ranks = ((np.arange(count) + rng.random(count)) / count * len(sequences)).astype(int)
+    chosen = [sequences[i] for i in ranks]
+    rng.shuffle(chosen)
+    return chosen
+
+
+class Bench:
+    """Runs systems on one model and one sample, and remembers what they gave."""
+
+    def __init__(self, name: str, weights: Path, sequences: list[str], folder: Path) -> None:
+        self.name, self.weights, self.sequences, self.folder = name, weights, sequences, folder
+        self.residues = sum(map(len, sequences))
+        self.exact: np.ndarray | None = None
+
+    def run(self, system: str, options: dict[str, Any]) -> dict[str, float]:
+        """One pass: residues a second, peak memory, and how far its mean vectors are from exact ones."""
+        means = self.folder / "means.npy"
+        request = {
+            "system": system,
+            "options": options,
+            "weights": str(self.weights),
+            "sequences": self.sequences,
+            "means": str(means),
+        }
+        answer = ask(request)
+        found = np.load(means)
+        if self.exact is None:
+            self.exact = found
+        cosine = (found * self.exact).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(self.exact, axis=1)
+        return {
+            "residues_per_second": self.residues / answer["seconds"],
+            "peak_mb": answer["peak_mb"],
+            "smallest_cosine": float(cosine.min()),
+        }
+
+
+def ask(request: dict[str, Any]) -> Any:
+    """A process of its own for one request."""
+    script = Path(__file__).with_name("systems.py")
+    done = subprocess.run([sys.executable, str(script)], input=json.dumps(request), capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{request['system']} {request.get('options')}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(bench: Bench, repeats: int, compiler: bool, log: Any) -> list[dict[str, Any]]:
+    """Tune every system, then repeat the best of each, interleaved."""
+    bench.run("aminoglot", {"precision": "fp32", "backend": "torch"})  # the exact vectors
+    finalists: list[tuple[str, dict[str, Any]]] = [DOCUMENTED]
+    tried: list[dict[str, Any]] = []
+    for precision in ("fp32", "bf16"):
+        for system, choices in settings(precision, torch.get_num_threads(), compiler).items():
+            rates = []
+            for options in choices:
+                try:
+                    row = bench.run(system, options)
+                except RuntimeError as error:  # a peer that cannot is no winner, and is named
+                    row = {"residues_per_second": 0.0, "failed": str(error)[-300:]}
+                rates.append(row["residues_per_second"])
+                tried.append({"system": system, **options, **row})
+                log(f"{bench.name:10} {system:13} {describe(options):34} {rates[-1]:9,.0f} residues/s")
+            if max(rates) > 0:
+                finalists.append((system, choices[int(np.argmax(rates))]))
+    rows: list[dict[str, Any]] = [{"system": s, "options": o, "runs": []} for s, o in finalists]
+    ceilings: dict[str, list[float]] = {"fp32": [], "bf16": []}
+    width = SIZES[bench.name].hidden
+    for _ in range(repeats):
+        for row in rows:
+            row["runs"].append(bench.run(row["system"], row["options"]))
+        for precision, found in ceilings.items():
+            found.append(ask({"system": "ceiling", "width": width, "precision": precision})["gflops"])
+    medians = {precision: float(np.median(found)) for precision, found in ceilings.items()}
+    return [summary(bench, row, medians) for row in rows] + [{"ceilings": medians, "tried": tried}]
+
+
+def summary(bench: Bench, row: dict[str, Any], ceilings: dict[str, float]) -> dict[str, Any]:
+    """Medians, and the share of what one Linear of that width reaches. No floating-point operation on a pad counts."""
+    lengths = np.array([len(s) + 2 for s in bench.sequences])
+    flops = float((SIZES[bench.name].flops_per_token(lengths) * lengths).sum())
+    rate = float(np.median([run["residues_per_second"] for run in row["runs"]]))
+    gflops = flops / bench.residues * rate / 1e9
+    return {
+        **row,
+        "residues_per_second": rate,
+        "gflops": gflops,
+        "share": gflops / ceilings[row["options"]["precision"]],
+        "peak_mb": max(run["peak_mb"] for run in row["runs"]),
+        "smallest_cosine": min(run["smallest_cosine"] for run in row["runs"]),
+    }
+
+
+def describe(options: dict[str, Any]) -> str:
+    """Settings in a few words."""
+    if "backend" in options:
+        return f"{options['precision']}, {options['backend']}"
+    words = [options["precision"], "one at a time" if options["batch"] == 1 else f"batches of {options['batch']}"]
+    if options["batch"] > 1:
+        words.append("sorted" if options.get("sorted", True) else "as they come")
+    if options.get("compiled"):
+        words.append("compiled")
+    if options.get("streams", 1) > 1:
+        words.append(f"{options['streams']} streams")
+    return ", ".join(words)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were taken on."""
+    names = ("torch", "transformers", "openvino", "onnxruntime")
+    model = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), "")
+    return {
+        "processor": model or platform.processor(),
+        "threads": torch.get_num_threads(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in names},
+    }
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def table(name: str, rows: list[dict[str, Any]]) -> str:
+    """One model's rows, and how aminoglot compares."""
+    lines = [f"\n{name}", f"{'system':13} {'settings':36} {'residues/s':>11} {'of the ceiling':>15} {'cosine':>9}"]
+    for row in rows:
+        lines.append(
+            f"{row['system']:13} {describe(row['options']):36} {row['residues_per_second']:11,.0f} "
+            f"{row['share']:15.2f} {row['smallest_cosine']:9.6f}"
+        )
+    documented = rows[0]["residues_per_second"]
+    for precision in ("fp32", "bf16"):
+        same = [row for row in rows[1:] if row["options"]["precision"] == precision]
+        ours = next(row for row in same if row["system"] == "aminoglot")["residues_per_second"]
+        best = max((row for row in same if row["system"] != "aminoglot"), key=lambda row: row["residues_per_second"])
+        lines.append(
+            f"{precision}: {ours / best['residues_per_second']:.2f}x the best tuned peer ({best['system']}), "
+            f"{ours / documented:.1f}x transformers as documented"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--fasta", type=Path, required=True)
+    parser.add_argument("--models", nargs="+", default=["esm2-8m", "esm2-150m", "esm2-650m"])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--residues", type=int, help="residues of the sample, instead of one for each model")
+    parser.add_argument("--no-compiler", action="store_true", help="leave out what needs a C++ compiler")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    results: dict[str, Any] = {"machine": machine(), "models": {}}
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in options.models:
+            weights = Path(temporary) / name
+            convert = [sys.executable, "-m", "aminoglot", "convert", f"random:{name}", str(weights), "--to"]
+            subprocess.run([*convert, "huggingface"], check=True)
+            sequences = sample(options.fasta, options.residues or RESIDUES[name])
+            bench = Bench(name, weights, sequences, Path(temporary))
+            *rows, rest = measure(bench, options.repeats, not options.no_compiler, lambda line: print(line, flush=True))
+            print(table(name, rows), flush=True)
+            counts = {"proteins": len(sequences), "residues": bench.residues}
+            results["models"][name] = {"sample": counts, "rows": rows, **rest}
+            if options.json:  # after each model: what was measured is not lost
+                options.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

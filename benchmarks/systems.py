@@ -1,0 +1,178 @@
+"""One system, one pass over some proteins, in a process of its own: what benchmarks/embed_cpu.py runs.
+
+Reads a JSON request from standard input, writes seconds and peak memory to standard output, and mean vectors to a
+file, so that the systems can be held against each other. Loading, compiling and a warm-up are not timed; from strings
+to mean vectors in memory everything is.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+Embed = Callable[[Sequence[str]], Array]
+LIMIT = 1022
+
+
+def aminoglot_embed(weights: str, options: dict[str, Any]) -> Embed:
+    import aminoglot
+
+    model = aminoglot.load(weights, device="cpu", precision=options["precision"], backend=options["backend"])
+    return lambda sequences: model.embed(sequences)
+
+
+def transformers_embed(weights: str, options: dict[str, Any]) -> Embed:
+    """EsmModel, padded batches with a mask, fp32 or bf16 weights, SDPA (the default), perhaps compiled."""
+    from transformers import AutoTokenizer, EsmModel
+
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[options["precision"]]
+    model = EsmModel.from_pretrained(weights, add_pooling_layer=False, dtype=dtype).eval()
+    call = torch.compile(model, dynamic=True) if options.get("compiled") else model
+    tokenizer = AutoTokenizer.from_pretrained(weights)
+
+    @torch.inference_mode()
+    def embed(sequences: Sequence[str]) -> Array:
+        found = np.empty((len(sequences), model.config.hidden_size), np.float32)
+        for chosen in _batches(sequences, options):
+            batch = tokenizer([sequences[i] for i in chosen], return_tensors="pt", padding=True)
+            if len(chosen) == 1:  # nothing is padded: without a mask attention takes its fastest way
+                hidden = call(input_ids=batch["input_ids"]).last_hidden_state
+            else:
+                hidden = call(**batch).last_hidden_state
+            _means(found, chosen, hidden.float().numpy(), sequences)
+        return found
+
+    return embed
+
+
+def openvino_embed(weights: str, options: dict[str, Any]) -> Embed:
+    """The transformers model converted by OpenVINO with dynamic shapes, as its users convert it.
+
+    ``streams`` above one is OpenVINO's throughput mode: as many requests at once.
+    """
+    import openvino
+    from transformers import AutoTokenizer, EsmModel
+
+    network = EsmModel.from_pretrained(weights, add_pooling_layer=False).eval()
+    example = {"input_ids": torch.full((2, 16), 5), "attention_mask": torch.ones(2, 16, dtype=torch.int64)}
+    model = openvino.convert_model(network, example_input=example)
+    settings = {
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[options["precision"]],
+        "PERFORMANCE_HINT": "LATENCY" if options["streams"] == 1 else "THROUGHPUT",
+        "NUM_STREAMS": options["streams"],
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    compiled = openvino.Core().compile_model(model, "CPU", settings)
+    hidden_size = network.config.hidden_size
+    del network, model
+    tokenizer = AutoTokenizer.from_pretrained(weights)
+
+    def embed(sequences: Sequence[str]) -> Array:
+        found = np.empty((len(sequences), hidden_size), np.float32)
+        queue = openvino.AsyncInferQueue(compiled, options["streams"])
+        queue.set_callback(lambda request, chosen: _means(found, chosen, request.get_output_tensor(0).data, sequences))
+        for chosen in _batches(sequences, options):
+            batch = tokenizer([sequences[i] for i in chosen], return_tensors="np", padding=True)
+            inputs = {name: batch[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
+            queue.start_async(inputs, chosen)
+        queue.wait_all()
+        return found
+
+    return embed
+
+
+def onnxruntime_embed(weights: str, options: dict[str, Any]) -> Embed:
+    """The transformers model exported to ONNX with dynamic shapes; fp32 only, for its CPU kernels have no bf16."""
+    import onnxruntime
+    from transformers import AutoTokenizer, EsmModel
+
+    network = EsmModel.from_pretrained(weights, add_pooling_layer=False, attn_implementation="eager").eval()
+    hidden_size = network.config.hidden_size
+    example = (torch.full((2, 16), 5), torch.ones(2, 16, dtype=torch.int64))
+    axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    with tempfile.TemporaryDirectory() as temporary:
+        path = str(Path(temporary) / "model.onnx")
+        names = ["input_ids", "attention_mask"]
+        shapes = {"input_ids": axes, "attention_mask": axes}
+        torch.onnx.export(network, example, path, input_names=names, dynamic_shapes=shapes, dynamo=True)
+        del network
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+    tokenizer = AutoTokenizer.from_pretrained(weights)
+
+    def embed(sequences: Sequence[str]) -> Array:
+        found = np.empty((len(sequences), hidden_size), np.float32)
+        for chosen in _batches(sequences, options):
+            batch = tokenizer([sequences[i] for i in chosen], return_tensors="np", padding=True)
+            inputs = {name: batch[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
+            _means(found, chosen, session.run(None, inputs)[0], sequences)
+        return found
+
+    return embed
+
+
+def ceiling(width: int, precision: str, repeats: int = 30) -> float:
+    """GFLOP/s of one Linear, 2,048 rows, width to four times the width, all cores: the median of many."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    x, weight = torch.randn(2048, width, dtype=dtype), torch.randn(4 * width, width, dtype=dtype)
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        torch.nn.functional.linear(x, weight)
+        seconds.append(time.perf_counter() - started)
+    return 2 * 2048 * width * 4 * width / float(np.median(seconds[5:])) / 1e9
+
+
+def _batches(sequences: Sequence[str], options: dict[str, Any]) -> Iterator[list[int]]:
+    order = list(range(len(sequences)))
+    if options.get("sorted", True):
+        order.sort(key=lambda i: -len(sequences[i]))
+    for start in range(0, len(order), options["batch"]):
+        yield order[start : start + options["batch"]]
+
+
+def _means(into: Array, chosen: Sequence[int], hidden: Array, sequences: Sequence[str]) -> None:
+    for row, index in enumerate(chosen):
+        into[index] = hidden[row, 1 : 1 + len(sequences[index])].mean(0)
+
+
+SYSTEMS = {
+    "aminoglot": aminoglot_embed,
+    "transformers": transformers_embed,
+    "openvino": openvino_embed,
+    "onnxruntime": onnxruntime_embed,
+}
+
+
+def main() -> None:
+    request = json.load(sys.stdin)
+    warnings.simplefilter("ignore")
+    if request["system"] == "ceiling":
+        print(json.dumps({"gflops": ceiling(request["width"], request["precision"])}))
+        return
+    embed = SYSTEMS[request["system"]](request["weights"], request["options"])
+    sequences = request["sequences"]
+    embed(sequences[:: max(1, len(sequences) // 8)])
+    started = time.perf_counter()
+    means = embed(sequences)
+    seconds = time.perf_counter() - started
+    np.save(request["means"], means)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"seconds": seconds, "peak_mb": peak}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""What a user may choose for a job, from Python and on the command line. Imports no torch."""
+
+# No postponed annotations here: the command line's subclass would look their names up in its own module.
+from dataclasses import dataclass
+from pathlib import Path
+
+from aminoglot.settings import (
+    BackendChoice,
+    BadRecords,
+    DType,
+    Duplicates,
+    Layer,
+    Long,
+    Per,
+    Pool,
+    PrecisionChoice,
+    known,
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything a user may choose; the command line makes its flags of this class.
+
+    Attributes:
+        model: esm2-8m ... esm2-15b, a Hugging Face id, a folder, a fair-esm .pt, or random:esm2-8m (see `aminoglot
+            models`).
+        per: One vector a protein, one a residue, or both (then two files).
+        layer: Layer number, several, or all. 0 is the embedding, -1 the last layer.
+        pool: How residues become one vector; special tokens count in neither mean nor max.
+        long: What becomes of proteins over the model's limit (ESM-2: 1,022 residues).
+        precision: auto is bf16 where the device multiplies it natively, else fp32; fp32 is exact everywhere.
+        device: auto, cpu, cuda, cuda:N or mps.
+        backend: Who computes on a CPU: auto is OpenVINO where it is installed, else torch.
+        dtype: Type of the numbers written.
+        bad_records: Records that are no protein stop the job before it computes; skip lists them, goes on, and exits
+            with 1.
+        duplicates: One id with two sequences stops the job; number keeps both, as P1 and P1_2.
+        id_column: Name of a table's id column.
+        sequence_column: Name of a table's sequence column.
+        reuse: An older output, made the same way: proteins it holds are taken from it.
+        overwrite: Replace an output, or drop an unfinished job, that is not this one.
+        dry_run: Read and check everything, say what would be done, and stop.
+    """
+
+    model: str | None = None
+    per: Per = "protein"
+    layer: Layer = -1
+    pool: Pool = "mean"
+    long: Long = "truncate"
+    precision: PrecisionChoice = "auto"
+    device: str = "auto"
+    backend: BackendChoice = "auto"
+    dtype: DType = "float32"
+    bad_records: BadRecords = "error"
+    duplicates: Duplicates = "error"
+    id_column: str | None = None
+    sequence_column: str | None = None
+    reuse: str | Path | None = None
+    overwrite: bool = False
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        known("dtype", self.dtype, DType)
+        known("bad_records", self.bad_records, BadRecords)
+        known("duplicates", self.duplicates, Duplicates)

@@ -1,0 +1,108 @@
+"""The compiled encoder is the torch network: every layer, in one stage or many, in rectangles of any size."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from aminoglot.checkpoints import Checkpoint
+from aminoglot.engine import Model, choose
+from aminoglot.engine import openvino as compiled
+from aminoglot.errors import InputError
+from tests.engine.proteins import MIXED, protein
+from tests.reference import randomised
+
+
+@pytest.fixture(scope="module")
+def deep() -> Checkpoint:
+    """Six layers, twenty heads, random weights in which nothing is zero or one."""
+    return randomised("esm2-8m")
+
+
+def both(checkpoint: Checkpoint) -> tuple[Model, Model]:
+    return Model(checkpoint, choose("cpu", "fp32", "torch")), Model(checkpoint, choose("cpu", "fp32", "openvino"))
+
+
+def test_every_layer_is_torchs(deep: Checkpoint) -> None:
+    texts = [*MIXED, protein(300), protein(1022)]
+    ours, theirs = both(deep)
+    expected = ours.embed(texts, per="residue", layer="all")
+    for mine, other in zip(theirs.embed(texts, per="residue", layer="all"), expected, strict=True):
+        for layer in range(7):
+            bound = max(1e-4, 2e-5 * np.abs(other[layer]).max())
+            np.testing.assert_allclose(mine[layer], other[layer], rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("layer", [0, 1, 3, -1, [3, 1], [0, 6], "all"])
+def test_stages_and_rectangles_change_nothing(layer: Any, deep: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages of two layers, so that some layers asked for lie within one and some at its end."""
+    texts = [*MIXED, *[protein(40, seed) for seed in range(9)]]
+    expected = both(deep)[0].embed(texts, layer=layer)
+    monkeypatch.setattr(compiled, "_STAGE_BYTES", 10_000_000)
+    monkeypatch.setattr(compiled, "_RECTANGLE", 100)
+    model = both(deep)[1]
+    np.testing.assert_allclose(model.embed(texts, layer=layer), expected, rtol=0, atol=1e-4)
+    if layer == "all":
+        assert isinstance(model._encoder, compiled.OpenVINOEncoder)
+        assert [stage.stop for stage in model._encoder._stages] == [2, 4, 6]
+
+
+def test_other_layers_are_compiled_anew(checkpoint: Checkpoint) -> None:
+    ours, theirs = both(checkpoint)
+    for layer in (-1, 1, [0, 2], -1):
+        np.testing.assert_allclose(
+            theirs.embed(MIXED, layer=layer),  # type: ignore[arg-type]
+            ours.embed(MIXED, layer=layer),  # type: ignore[arg-type]
+            rtol=0,
+            atol=1e-5,
+        )
+
+
+def test_bf16_is_about_as_close_as_torchs(deep: Checkpoint) -> None:
+    """It rounds elsewhere, not more: half as much again at most, with what all vectors share taken off."""
+    texts = [protein(length, length) for length in range(60, 300, 12)]
+    exact = both(deep)[0].embed(texts)
+
+    def error(backend: Any) -> float:
+        found = Model(deep, choose("cpu", "bf16", backend)).embed(texts)
+        return float(np.median(np.linalg.norm(found - exact, axis=1) / np.linalg.norm(exact - exact.mean(0), axis=1)))
+
+    assert 0 < error("openvino") < 1.5 * error("torch")
+
+
+def test_weights_are_not_changed(checkpoint: Checkpoint) -> None:
+    before = {key: tensor.clone() for key, tensor in checkpoint.tensors.items()}
+    Model(checkpoint, choose("cpu", "bf16", "openvino")).embed(MIXED)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in checkpoint.tensors.items())
+
+
+def test_where_it_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose("cpu").backend == "openvino"
+    assert choose("cpu", backend="torch").backend == "torch"
+    monkeypatch.setattr("aminoglot.engine.hardware.find_spec", lambda _: None)
+    assert choose("cpu").backend == "torch"
+    with pytest.raises(InputError, match=r"pip install 'aminoglot\[openvino\]'"):
+        choose("cpu", backend="openvino")
+    with pytest.raises(InputError, match="backend='onnx': choose auto, torch, openvino"):
+        choose("cpu", backend="onnx")  # type: ignore[arg-type]
+
+
+def test_narrow_networks_are_torchs(checkpoint: Checkpoint, deep: Checkpoint) -> None:
+    """unless the user says otherwise."""
+    assert Model(checkpoint, choose("cpu")).hardware.backend == "torch"
+    assert Model(checkpoint, choose("cpu", backend="openvino")).hardware.backend == "openvino"
+    assert Model(deep, choose("cpu")).hardware.backend == "openvino"
+
+
+def test_a_gpu_never_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _=None: (8, 0))
+    assert importlib.util.find_spec("openvino") is not None
+    assert choose("auto").backend == "torch"
+    with pytest.raises(InputError, match="backend openvino computes on the CPU, not on cuda"):
+        choose("cuda", backend="openvino")
