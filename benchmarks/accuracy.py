@@ -4,7 +4,7 @@
 
 Embeddings of different proteins share a large common vector, which makes any two cosines look close to 1. So the mean
 embedding of all proteins is also removed from both, and the relative error of what is left is given: the norm of the
-difference over the norm of the centred fp32 embedding, median and largest over proteins.
+difference over the norm of the centred fp32 embedding, median and largest over proteins. fp32 is torch's.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import aminoglot
+from aminoglot.engine.hardware import Backend
 from aminoglot.sequences import Protein, Reader, Source
 
 
@@ -30,9 +31,9 @@ def centred_errors(exact: NDArray[np.float32], rounded: NDArray[np.float32]) -> 
     return np.linalg.norm(rounded - exact, axis=-1) / np.linalg.norm(exact - centre, axis=-1)
 
 
-def compare(model: str, sequences: list[str]) -> dict[str, float]:
-    exact = aminoglot.load(model, precision="fp32").embed(sequences, per="both")
-    rounded = aminoglot.load(model, precision="bf16").embed(sequences, per="both")
+def compare(model: str, backend: Backend, sequences: list[str]) -> dict[str, float]:
+    exact = aminoglot.load(model, precision="fp32", backend="torch").embed(sequences, per="both")
+    rounded = aminoglot.load(model, precision="bf16", backend=backend).embed(sequences, per="both")
     errors = centred_errors(exact.protein, rounded.protein)
     residue, residue_rounded = np.concatenate(exact.residue), np.concatenate(rounded.residue)
     residue_errors = centred_errors(residue, residue_rounded)
@@ -50,20 +51,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--fasta", type=Path, default=Path(__file__).parent.parent / "examples" / "ecoli.fasta")
     parser.add_argument("--models", nargs="+", default=["random:esm2-8m", "random:esm2-35m", "random:esm2-150m"])
+    parser.add_argument("--backends", nargs="+", default=["torch", "openvino"])
     parser.add_argument("--proteins", type=int, default=100)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     warnings.simplefilter("ignore", aminoglot.AminoglotWarning)
     records = [r for r in Reader([Source(str(options.fasta), options.fasta)]) if isinstance(r, Protein)]
     sequences = [record.sequence.decode() for record in records[: options.proteins]]
-    rows = {model: compare(model, sequences) for model in options.models}
+    rows = {
+        f"{model} {backend}": compare(model, backend, sequences)
+        for model in options.models
+        for backend in options.backends
+    }
     print(f"{len(sequences)} proteins; smallest cosine, then relative error without the mean vector (median, largest)")
     print(
-        f"{'model':18} {'cos mean':>9} {'cos res.':>9} {'mean med':>9} {'mean max':>9} {'res. med':>9} {'res. max':>9}"
+        f"{'model, backend':27} {'cos mean':>9} {'cos res.':>9} {'mean med':>9} {'mean max':>9} "
+        f"{'res. med':>9} {'res. max':>9}"
     )
     for model, row in rows.items():
         print(
-            f"{model:18} "
+            f"{model:27} "
             + " ".join(f"{value:9.6f}" if i < 2 else f"{value:9.2e}" for i, value in enumerate(row.values()))
         )
     if options.json:

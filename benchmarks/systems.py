@@ -1,4 +1,4 @@
-"""One system, one pass over some proteins, in a process of its own: what benchmarks/embed_cpu.py runs.
+"""One system, one pass over some proteins, in a process of its own: what embed_cpu.py and embed_gpu.py run.
 
 Reads a JSON request from standard input, writes seconds and peak memory to standard output, and mean vectors to a
 file, so that the systems can be held against each other. Loading, compiling and a warm-up are not timed; from strings
@@ -29,7 +29,8 @@ LIMIT = 1022
 def aminoglot_embed(weights: str, options: dict[str, Any]) -> Embed:
     import aminoglot
 
-    model = aminoglot.load(weights, device="cpu", precision=options["precision"], backend=options["backend"])
+    device = options.get("device", "cpu")
+    model = aminoglot.load(weights, device=device, precision=options["precision"], backend=options["backend"])
     return lambda sequences: model.embed(sequences)
 
 
@@ -38,7 +39,8 @@ def transformers_embed(weights: str, options: dict[str, Any]) -> Embed:
     from transformers import AutoTokenizer, EsmModel
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[options["precision"]]
-    model = EsmModel.from_pretrained(weights, add_pooling_layer=False, dtype=dtype).eval()
+    device = options.get("device", "cpu")
+    model = EsmModel.from_pretrained(weights, add_pooling_layer=False, dtype=dtype).eval().to(device)
     call = torch.compile(model, dynamic=True) if options.get("compiled") else model
     tokenizer = AutoTokenizer.from_pretrained(weights)
 
@@ -46,12 +48,12 @@ def transformers_embed(weights: str, options: dict[str, Any]) -> Embed:
     def embed(sequences: Sequence[str]) -> Array:
         found = np.empty((len(sequences), model.config.hidden_size), np.float32)
         for chosen in _batches(sequences, options):
-            batch = tokenizer([sequences[i] for i in chosen], return_tensors="pt", padding=True)
+            batch = tokenizer([sequences[i] for i in chosen], return_tensors="pt", padding=True).to(device)
             if len(chosen) == 1:  # nothing is padded: without a mask attention takes its fastest way
                 hidden = call(input_ids=batch["input_ids"]).last_hidden_state
             else:
                 hidden = call(**batch).last_hidden_state
-            _means(found, chosen, hidden.float().numpy(), sequences)
+            _means(found, chosen, hidden.float().cpu().numpy(), sequences)
         return found
 
     return embed
@@ -124,16 +126,18 @@ def onnxruntime_embed(weights: str, options: dict[str, Any]) -> Embed:
     return embed
 
 
-def ceiling(width: int, precision: str, repeats: int = 30) -> float:
-    """GFLOP/s of one Linear, 2,048 rows, width to four times the width, all cores: the median of many."""
+def ceiling(width: int, precision: str, device: str = "cpu", rows: int = 2048, repeats: int = 30) -> float:
+    """GFLOP/s of one Linear, width to four times the width, the whole device: the median of many."""
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    x, weight = torch.randn(2048, width, dtype=dtype), torch.randn(4 * width, width, dtype=dtype)
+    x, weight = (torch.randn(n, width, dtype=dtype, device=device) for n in (rows, 4 * width))
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
         torch.nn.functional.linear(x, weight)
+        if device != "cpu":
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
-    return 2 * 2048 * width * 4 * width / float(np.median(seconds[5:])) / 1e9
+    return 2 * rows * width * 4 * width / float(np.median(seconds[5:])) / 1e9
 
 
 def _batches(sequences: Sequence[str], options: dict[str, Any]) -> Iterator[list[int]]:
@@ -161,7 +165,7 @@ def main() -> None:
     request = json.load(sys.stdin)
     warnings.simplefilter("ignore")
     if request["system"] == "ceiling":
-        print(json.dumps({"gflops": ceiling(request["width"], request["precision"])}))
+        print(json.dumps({"gflops": ceiling(**request["options"])}))
         return
     embed = SYSTEMS[request["system"]](request["weights"], request["options"])
     sequences = request["sequences"]
@@ -171,7 +175,8 @@ def main() -> None:
     seconds = time.perf_counter() - started
     np.save(request["means"], means)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "peak_mb": peak}))
+    gpu = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else 0.0
+    print(json.dumps({"seconds": seconds, "peak_mb": peak, "gpu_peak_mb": gpu}))
 
 
 if __name__ == "__main__":
