@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Per = Literal["protein", "residue", "both"]
 Pool = Literal["mean", "cls", "max"]
 Long = Literal["truncate", "window", "full", "skip", "error"]
-PrecisionChoice = Literal["auto", "fp32", "bf16"]
+PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16", "fp8"]
 BackendChoice = Literal["auto", "torch", "openvino"]
 DType = Literal["float32", "float16"]
 BadRecords = Literal["error", "skip"]

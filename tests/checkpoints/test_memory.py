@@ -28,10 +28,11 @@ def use(model):
     model.embed(["MKTAYIAK"])
     return model.digest
 
-use(aminoglot.load("random:esm2-tiny", device="cpu", precision=sys.argv[2]))  # what any model costs
+how = {"device": "cpu", "precision": sys.argv[2], "backend": sys.argv[3]}
+use(aminoglot.load("random:esm2-tiny", **how))  # what any model costs
 print("ready", flush=True)
 sys.stdin.readline()
-model = aminoglot.load(sys.argv[1], device="cpu", precision=sys.argv[2])
+model = aminoglot.load(sys.argv[1], **how)
 use(model)
 print("done", flush=True)
 sys.stdin.readline()
@@ -45,10 +46,13 @@ def anonymous(pid: int) -> int:
     return 1024 * int(found[1])
 
 
-def peak_growth(model: Path, precision: str) -> int:
+def peak_growth(model: Path, precision: str, backend: str = "torch") -> int:
     """How much anonymous memory a process takes at most to load a model and use it, watched from outside."""
     with subprocess.Popen(
-        [sys.executable, "-c", LOADER, str(model), precision], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", LOADER, str(model), precision, backend],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -86,3 +90,11 @@ def test_bf16_holds_the_narrow_weights_once(large: Path) -> None:
     size = (large / "hf" / "model.safetensors").stat().st_size
     growth = peak_growth(large / "hf", "bf16")
     assert 0.4 * size < growth < 0.65 * size
+
+
+@pytest.mark.parametrize(("precision", "share"), [("fp32", 1.0), ("bf16", 0.5)])
+def test_openvino_holds_its_own_weights_once(precision: str, share: float, large: Path) -> None:
+    """It rearranges weights into a copy; what it read them from is the mapped file."""
+    size = (large / "hf" / "model.safetensors").stat().st_size
+    growth = peak_growth(large / "hf", precision, "openvino")
+    assert 0.8 * share * size < growth < share * size + 0.2 * size

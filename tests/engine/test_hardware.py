@@ -48,9 +48,18 @@ def test_what_was_asked_is_done(precision: Any, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.usefixtures("two_gpus")
 def test_gpus_are_preferred_and_judged_by_their_age(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose().device == torch.device("cuda")
-    assert (choose().precision, choose().reason) == ("fp32", "this GPU has no native bf16")
+    assert (choose().precision, choose().reason) == ("fp16", "this GPU multiplies fp16 natively, but not bf16")
+    with pytest.raises(InputError, match=r"precision bf16 is not for cuda: .*; choose fp16 or fp32"):
+        choose("cuda", "bf16")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (6, 1))
+    assert choose().precision == "fp32"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     assert (choose().precision, choose().reason) == ("bf16", "this GPU multiplies bf16 natively")
+    with pytest.raises(InputError, match="precision fp8 is not for cuda"):
+        choose("cuda", "fp8")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    assert choose("cuda", "fp8").precision == "fp8"
+    assert choose("cuda").precision == "bf16", "8 bits are never chosen for a user"
     assert choose("cuda:1", "fp32").device == torch.device("cuda", 1)
     assert choose("cpu", "fp32").kind == "cpu"
 
@@ -82,12 +91,12 @@ def test_mps_without_mps() -> None:
 
 def test_mps_computes_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert (choose("mps").precision, choose("mps").reason) == ("fp32", "bf16 was never tried on mps")
+    assert (choose("mps").precision, choose("mps").reason) == ("fp32", "nothing else was tried on mps")
     with pytest.raises(InputError, match="fp32"):
         choose("mps", "bf16")
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8", "FP32", "bfloat16", "", None])
+@pytest.mark.parametrize("precision", ["fp16", "fp8", "int8", "FP32", "bfloat16", "", None])
 def test_a_precision_nobody_knows_is_refused(precision: Any) -> None:
     """fp16 on a CPU above all: its range is too small for ESM-2."""
     with pytest.raises(InputError, match="fp32"):

@@ -29,7 +29,8 @@ class Options:
         layer: Layer number, several, or all. 0 is the embedding, -1 the last layer.
         pool: How residues become one vector; special tokens count in neither mean nor max.
         long: What becomes of proteins over the model's limit (ESM-2: 1,022 residues).
-        precision: auto is bf16 where the device multiplies it natively, else fp32; fp32 is exact everywhere.
+        precision: auto is bf16 where the device multiplies it natively, fp16 on NVIDIA GPUs that have only that, else
+            fp32; fp32 is exact everywhere; fp8 is for Hopper and newer.
         device: auto, cpu, cuda, cuda:N or mps.
         backend: Who computes on a CPU: auto is OpenVINO where it is installed, else torch.
         dtype: Type of the numbers written.

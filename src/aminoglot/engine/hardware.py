@@ -51,7 +51,8 @@ def choose(device: str = "auto", precision: PrecisionChoice = "auto", backend: B
 
     Args:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        precision: ``auto``, ``fp32`` (exact everywhere) or ``bf16``. Never fp16 on a CPU.
+        precision: ``auto``, ``fp32`` (exact everywhere), ``bf16``, and on CUDA ``fp16`` (Volta) and ``fp8`` (Hopper).
+            Never fp16 on a CPU.
         backend: ``auto`` (OpenVINO on a CPU where it is installed, else torch), ``torch`` or ``openvino``.
 
     Raises:
@@ -61,15 +62,13 @@ def choose(device: str = "auto", precision: PrecisionChoice = "auto", backend: B
     known("backend", backend, BackendChoice)
     where = _device(device)
     _bound_kernel_caches()
-    native, why = _bf16(where)
+    offered, why = _offered(where)
     lanes = min(torch.get_num_threads(), MOST_LANES) if where.type == "cpu" else 1
     engine = _backend(where, backend)
     if precision == "auto":
-        return Hardware(where, "bf16" if native else "fp32", why, engine, lanes, backend != "auto")
-    if precision == "bf16" and where.type == "cuda" and not native:
-        raise InputError(f"precision bf16: {why}; use fp32")
-    if precision == "bf16" and where.type == "mps":
-        raise InputError("bf16 was never tried on mps; use --precision fp32")
+        return Hardware(where, offered[0], why, engine, lanes, backend != "auto")
+    if precision not in offered:
+        raise InputError(f"precision {precision} is not for {where}: {why}; choose {' or '.join(offered)}")
     return Hardware(where, precision, "as asked", engine, lanes, backend != "auto")
 
 
@@ -113,16 +112,23 @@ def _device(device: str) -> torch.device:
     return where
 
 
-def _bf16(device: torch.device) -> tuple[bool, str]:
-    """Whether the device multiplies bf16 natively, and that in words."""
-    if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-        return native, "this GPU multiplies bf16 natively" if native else "this GPU has no native bf16"
+def _offered(device: torch.device) -> tuple[list[Precision], str]:
+    """The precisions of a device, what auto takes first, and the reason in words."""
     if device.type == "mps":
-        return False, "bf16 was never tried on mps"
+        return ["fp32"], "nothing else was tried on mps"
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        if capability >= (9, 0):
+            return ["bf16", "fp32", "fp16", "fp8"], "this GPU multiplies bf16 natively"
+        if capability >= (8, 0):
+            return ["bf16", "fp32", "fp16"], "this GPU multiplies bf16 natively"
+        if capability >= (7, 0):
+            return ["fp16", "fp32"], "this GPU multiplies fp16 natively, but not bf16"
+        return ["fp32"], "this GPU multiplies neither bf16 nor fp16 natively"
     capabilities = torch.cpu.get_capabilities()
-    native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    return native, "this CPU multiplies bf16 natively" if native else "this CPU has no native bf16"
+    if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"):
+        return ["bf16", "fp32"], "this CPU multiplies bf16 natively"
+    return ["fp32", "bf16"], "this CPU has no native bf16"
 
 
 @contextmanager

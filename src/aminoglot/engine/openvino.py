@@ -1,7 +1,7 @@
 """ESM-2's encoder compiled by OpenVINO: on most CPUs the fastest way to run it, fp32 included.
 
-OpenVINO is fed better than a converted model would be: queries, keys and values are one product, every rectangle of
-equal lengths is computed without padding or mask, and each lane of the engine has a stream, and so a core, of its own.
+OpenVINO is fed better than a converted model would be: every rectangle of equal lengths is computed without padding or
+mask, each lane of the engine has a stream, and so a core, of its own, and weights come from where they are mapped.
 The compiled part begins after the token embedding; that, the rotary tables and all heads are the torch network's.
 
 Shapes: T packed tokens, C layers asked for, N sequences of equal length S, D hidden, H heads, K head size.
@@ -153,12 +153,10 @@ def _graph(blocks: Sequence[Block], start: int, wanted: Sequence[int], final: nn
 
 def _attention(op: Any, x_NSD: Any, cos: Any, sin: Any, block: Block) -> Any:
     heads, size = block.attention.shape
-    projections = (block.attention.query, block.attention.key, block.attention.value)
-    weight = torch.cat([p.weight for p in projections])
-    bias = torch.cat([p.bias for p in projections])
-    qkv = op.add(op.matmul(x_NSD, _constant(op, weight), False, True), _constant(op, bias))
-    qkv_NHSK = op.transpose(op.reshape(qkv, np.array([0, 0, 3 * heads, size]), True), np.array([0, 2, 1, 3]))
-    q, k, v = op.variadic_split(qkv_NHSK, 1, np.array([heads] * 3)).outputs()
+    q, k, v = (
+        op.transpose(op.reshape(_linear(op, x_NSD, one), np.array([0, 0, heads, size]), True), np.array([0, 2, 1, 3]))
+        for one in (block.attention.query, block.attention.key, block.attention.value)
+    )
     scaled = op.multiply(_rotated(op, q, cos, sin, size), np.float32(size**-0.5))
     scores_NHSS = op.softmax(op.matmul(scaled, _rotated(op, k, cos, sin, size), False, True), -1)
     o_NSHK = op.transpose(op.matmul(scores_NHSS, v, False, False), np.array([0, 2, 1, 3]))

@@ -31,9 +31,10 @@ def attention(q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, batch: Packed) -> Ten
 def choose(q_THK: Tensor) -> Kernel:
     """The kernel for these queries: torch's variable-length one on CUDA in half precision, else runs of equal length.
 
-    The variable-length kernel has no float32, and none for a CPU.
+    The variable-length kernel has no float32, needs compute capability 8.0 (Ampere), and there is none for a CPU.
     """
-    if q_THK.is_cuda and q_THK.dtype in (torch.bfloat16, torch.float16):
+    half = q_THK.dtype in (torch.bfloat16, torch.float16)
+    if q_THK.is_cuda and half and torch.cuda.get_device_capability(q_THK.device) >= (8, 0):
         return variable_length
     return by_runs
 
