@@ -9,7 +9,7 @@ WORKERS ?= 2
 
 demo: $(VENV)/installed
 	mkdir -p demo
-	$(BIN)/aminoglot embed examples/ecoli.fasta -o demo/ecoli.h5 --model random:esm2-8m
+	$(BIN)/aminoglot embed examples/ecoli.fasta -o demo/ecoli.h5 --model random:esm2-8m --overwrite
 	$(BIN)/python examples/look.py demo/ecoli.h5
 	@echo "That was an untrained model: the numbers mean nothing yet. Next: $(BIN)/aminoglot models, and --model esm2-8m"
 

@@ -1,6 +1,6 @@
-"""bf16 against fp32 on the same weights and real proteins: cosine, and the error that is left without the mean vector.
+"""bf16 (or fp16, fp8) against fp32, same weights, real proteins: cosine, and the error left without the mean vector.
 
-    python benchmarks/accuracy.py [--fasta FILE] [--models random:esm2-8m ...] [--proteins 100] [--json FILE]
+    python benchmarks/accuracy.py [--fasta FILE] [--models random:esm2-8m ...] [--ways torch:bf16 ...] [--json FILE]
 
 Embeddings of different proteins share a large common vector, which makes any two cosines look close to 1. So the mean
 embedding of all proteins is also removed from both, and the relative error of what is left is given: the norm of the
@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import aminoglot
-from aminoglot.engine.hardware import Backend
+from aminoglot.engine import Model
+from aminoglot.models.linear import prepare
 from aminoglot.sequences import Protein, Reader, Source
 
 
@@ -31,9 +32,19 @@ def centred_errors(exact: NDArray[np.float32], rounded: NDArray[np.float32]) -> 
     return np.linalg.norm(rounded - exact, axis=-1) / np.linalg.norm(exact - centre, axis=-1)
 
 
-def compare(model: str, backend: Backend, sequences: list[str]) -> dict[str, float]:
+def rounded_model(name: str, way: str) -> Model:
+    """A model by backend and precision; a GPU's precisions are computed on the CPU here, as exactly as there."""
+    backend, precision = way.split(":")
+    if precision not in ("fp16", "fp8"):
+        return aminoglot.load(name, precision=precision, backend=backend)  # type: ignore[arg-type]
+    model = aminoglot.load(name, device="cpu", precision="fp32", backend="torch")
+    prepare(model._network, precision)  # type: ignore[arg-type]
+    return model
+
+
+def compare(model: str, way: str, sequences: list[str]) -> dict[str, float]:
     exact = aminoglot.load(model, precision="fp32", backend="torch").embed(sequences, per="both")
-    rounded = aminoglot.load(model, precision="bf16", backend=backend).embed(sequences, per="both")
+    rounded = rounded_model(model, way).embed(sequences, per="both")
     errors = centred_errors(exact.protein, rounded.protein)
     residue, residue_rounded = np.concatenate(exact.residue), np.concatenate(rounded.residue)
     residue_errors = centred_errors(residue, residue_rounded)
@@ -51,26 +62,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--fasta", type=Path, default=Path(__file__).parent.parent / "examples" / "ecoli.fasta")
     parser.add_argument("--models", nargs="+", default=["random:esm2-8m", "random:esm2-35m", "random:esm2-150m"])
-    parser.add_argument("--backends", nargs="+", default=["torch", "openvino"])
+    parser.add_argument("--ways", nargs="+", default=["torch:bf16", "openvino:bf16", "torch:fp8"])
     parser.add_argument("--proteins", type=int, default=100)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     warnings.simplefilter("ignore", aminoglot.AminoglotWarning)
     records = [r for r in Reader([Source(str(options.fasta), options.fasta)]) if isinstance(r, Protein)]
     sequences = [record.sequence.decode() for record in records[: options.proteins]]
-    rows = {
-        f"{model} {backend}": compare(model, backend, sequences)
-        for model in options.models
-        for backend in options.backends
-    }
+    rows = {f"{model} {way}": compare(model, way, sequences) for model in options.models for way in options.ways}
     print(f"{len(sequences)} proteins; smallest cosine, then relative error without the mean vector (median, largest)")
     print(
-        f"{'model, backend':27} {'cos mean':>9} {'cos res.':>9} {'mean med':>9} {'mean max':>9} "
+        f"{'model, way':32} {'cos mean':>9} {'cos res.':>9} {'mean med':>9} {'mean max':>9} "
         f"{'res. med':>9} {'res. max':>9}"
     )
     for model, row in rows.items():
         print(
-            f"{model:27} "
+            f"{model:32} "
             + " ".join(f"{value:9.6f}" if i < 2 else f"{value:9.2e}" for i, value in enumerate(row.values()))
         )
     if options.json:

@@ -42,7 +42,7 @@ def measure(bench: Bench, precisions: list[str], repeats: int) -> dict[str, Any]
     finalists = []
     for precision in precisions:
         for system, choices in settings(precision).items():
-            rates = [bench.run(system, options, share=10)["residues_per_second"] for options in choices]
+            rates = [embed_cpu.tried_once(bench, system, options, 10)["residues_per_second"] for options in choices]
             finalists.append((system, choices[int(np.argmax(rates))]))
     rows: list[dict[str, Any]] = [{"system": s, "options": o, "runs": []} for s, o in finalists]
     ceilings: dict[str, float] = {}
@@ -80,10 +80,19 @@ def drill(weights: Path, sequences: list[str]) -> dict[str, Any]:
     peak = torch.cuda.max_memory_allocated()
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.empty_cache()
+    before = torch.cuda.memory_stats()["num_ooms"]
     torch.cuda.set_per_process_memory_fraction((held + (peak - held) / 3) / total)
     found = model.embed(sequences)
     torch.cuda.set_per_process_memory_fraction(1.0)
-    return {"peak_mb": peak / 1e6, "weights_mb": held / 1e6, "difference": float(np.abs(found - expected).max())}
+    refused = torch.cuda.memory_stats()["num_ooms"] - before
+    if not refused:
+        raise SystemExit("the drill was none: no allocation failed")
+    return {
+        "allocations_refused": refused,
+        "peak_mb": peak / 1e6,
+        "weights_mb": held / 1e6,
+        "difference": float(np.abs(found - expected).max()),
+    }
 
 
 def main() -> None:

@@ -42,12 +42,13 @@ def check(path: Path, lengths: dict[str, int], per: str, limit: int) -> int:
     """Hold the file against the input; returns how many rows it has."""
     rows = 0
     with h5py.File(path, "r") as file:
-        assert set(file) <= set(lengths)
+        if set(file) != set(lengths):
+            raise SystemExit(f"{path}: {len(file)} datasets for {len(lengths)} proteins")
         for accession in file:
             array = file[accession][()]
             wanted = (min(lengths[accession], limit),) if per == "residue" else ()
-            assert array.shape[:-1] == wanted, (accession, array.shape)
-            assert np.isfinite(array).all(), accession
+            if array.shape[:-1] != wanted or not np.isfinite(array).all():
+                raise SystemExit(f"{path}: {accession} has the shape {array.shape}, or a value that is no number")
             rows += wanted[0] if wanted else 1
     return rows
 

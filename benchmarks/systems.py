@@ -14,6 +14,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 Embed = Callable[[Sequence[str]], Array]
-LIMIT = 1022
 
 
 def aminoglot_embed(weights: str, options: dict[str, Any]) -> Embed:
@@ -44,16 +44,22 @@ def transformers_embed(weights: str, options: dict[str, Any]) -> Embed:
     call = torch.compile(model, dynamic=True) if options.get("compiled") else model
     tokenizer = AutoTokenizer.from_pretrained(weights)
 
-    @torch.inference_mode()
     def embed(sequences: Sequence[str]) -> Array:
         found = np.empty((len(sequences), model.config.hidden_size), np.float32)
-        for chosen in _batches(sequences, options):
+
+        @torch.inference_mode()
+        def one(chosen: list[int]) -> None:
             batch = tokenizer([sequences[i] for i in chosen], return_tensors="pt", padding=True).to(device)
             if len(chosen) == 1:  # nothing is padded: without a mask attention takes its fastest way
-                hidden = call(input_ids=batch["input_ids"]).last_hidden_state
-            else:
-                hidden = call(**batch).last_hidden_state
-            _means(found, chosen, hidden.float().cpu().numpy(), sequences)
+                found[chosen] = call(input_ids=batch["input_ids"]).last_hidden_state[:, 1:-1].float().mean(1).cpu()
+                return
+            hidden = call(**batch).last_hidden_state.float()  # means where it was computed: one vector leaves a GPU
+            lengths = torch.tensor([len(sequences[i]) for i in chosen], device=device)[:, None]
+            place = torch.arange(hidden.shape[1], device=device)[None]
+            residues = ((place > 0) & (place <= lengths))[:, :, None]
+            found[chosen] = ((hidden * residues).sum(1) / lengths).cpu()
+
+        _work(one, _batches(sequences, options), options)
         return found
 
     return embed
@@ -111,16 +117,19 @@ def onnxruntime_embed(weights: str, options: dict[str, Any]) -> Embed:
         torch.onnx.export(network, example, path, input_names=names, dynamic_shapes=shapes, dynamo=True)
         del network
         settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = torch.get_num_threads()
+        settings.intra_op_num_threads = torch.get_num_threads() // options.get("workers", 1)
         session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
     tokenizer = AutoTokenizer.from_pretrained(weights)
 
     def embed(sequences: Sequence[str]) -> Array:
         found = np.empty((len(sequences), hidden_size), np.float32)
-        for chosen in _batches(sequences, options):
+
+        def one(chosen: list[int]) -> None:
             batch = tokenizer([sequences[i] for i in chosen], return_tensors="np", padding=True)
             inputs = {name: batch[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
             _means(found, chosen, session.run(None, inputs)[0], sequences)
+
+        _work(one, _batches(sequences, options), options)
         return found
 
     return embed
@@ -138,6 +147,18 @@ def ceiling(width: int, precision: str, device: str = "cpu", rows: int = 2048, r
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
     return 2 * rows * width * 4 * width / float(np.median(seconds[5:])) / 1e9
+
+
+def _work(one: Callable[[list[int]], None], batches: Iterator[list[int]], options: dict[str, Any]) -> None:
+    """All batches one after the other, or by several workers that share the cores."""
+    workers = options.get("workers", 1)
+    if workers == 1:
+        for chosen in batches:
+            one(chosen)
+        return
+    threads = max(1, torch.get_num_threads() // workers)
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        list(pool.map(one, list(batches)))
 
 
 def _batches(sequences: Sequence[str], options: dict[str, Any]) -> Iterator[list[int]]:

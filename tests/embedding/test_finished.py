@@ -262,3 +262,25 @@ def test_same_job_same_bytes(source: Path, out: Path, tmp_path: Path) -> None:
     assert files(moved) == files(out)
     marks = [str(tmp_path).encode(), source.name.encode()]
     assert not [name for name, data in files(out).items() if any(mark in data for mark in marks)]
+
+
+def test_a_backend_that_came_later(source: Path, out: Path, computed: Computed) -> None:
+    """auto takes OpenVINO once it is installed; the refusal says how to keep to torch. And either is verified."""
+    wide = "random:esm2-8m"
+    assert embed(source, out / "x.h5", model=wide).complete
+    with pytest.raises(AminoglotError, match="keep to it with --backend torch, or replace it with --overwrite"):
+        embed(source, out / "x.h5", model=wide, backend="openvino")
+    assert embed(source, out / "y.h5", model=wide, backend="openvino").complete
+    with aminoglot.open(out / "x.h5") as torchs, aminoglot.open(out / "y.h5") as openvinos:
+        assert openvinos.provenance["backend"] == "openvino"
+        np.testing.assert_allclose(openvinos.matrix(), torchs.matrix(), rtol=0, atol=1e-4)
+    computed.clear()
+    assert embed(source, out / "y.h5", model=wide, backend="openvino").complete
+    assert computed.shards == []
+
+
+def test_a_dry_run_says_what_is_there(source: Path, out: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    embed(source, out / "x.h5")
+    capfd.readouterr()
+    assert embed(source, out / "x.h5", dry_run=True).files == ()
+    assert "x.h5 exists: a run goes on or verifies it" in capfd.readouterr().err

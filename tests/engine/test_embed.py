@@ -122,9 +122,15 @@ def test_equal_sequences_are_equal(model: Model) -> None:
 
 def test_any_iterable_of_strings_will_do(model: Model) -> None:
     expected = model.embed(MIXED).tobytes()
-    iterables: list[Any] = [tuple(MIXED), iter(MIXED), np.array(MIXED), dict.fromkeys(MIXED)]
+    iterables: list[Any] = [tuple(MIXED), iter(MIXED), np.array(MIXED), dict.fromkeys(MIXED).keys()]
     for sequences in iterables:
         assert model.embed(sequences).tobytes() == expected
+
+
+def test_a_dictionary_is_refused(model: Model) -> None:
+    """Its keys may well be legal residues: {"MA": ...} would be embedded without a word."""
+    with pytest.raises(InputError, match=r"a dictionary was given .* list\(it.values\(\)\)"):
+        model.embed({"MA": "MKTAYIAK"})
 
 
 def test_progress_counts_every_residue_once(model: Model) -> None:
@@ -238,8 +244,8 @@ def test_logits_refuse_unknown_words_too(model: Model) -> None:
 # ---------------------------------------------------------------------------------------------------------- the model
 
 
-def test_a_model_says_what_it_is(model: Model, checkpoint: Checkpoint) -> None:
-    assert repr(model) == "<aminoglot.Model random:esm2-tiny: fp32 on cpu>"
+def test_a_model_says_what_it_is(model: Model, checkpoint: Checkpoint, backend: str) -> None:
+    assert repr(model) == f"<aminoglot.Model random:esm2-tiny: fp32 on cpu by {backend}>"
     assert model.digest == checkpoint.digest
     assert model.limit == 1022
     assert model.config == checkpoint.config

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from aminoglot.engine import Model
-from aminoglot.engine.forward import Forward
+from aminoglot.engine import Model, choose
+from aminoglot.engine.forward import Forward, Outcome
+from aminoglot.engine.hardware import Hardware
+from aminoglot.engine.openvino import OpenVINOEncoder
 from aminoglot.engine.pieces import Piece
 from aminoglot.packing import Packed
-from tests.engine.proteins import MIXED, protein
+from tests.engine.proteins import protein
 
 MANY = [protein(length, seed) for seed, length in enumerate([90, 71, 70, 33, 33, 20, 12, 5, 1] * 4)]
 
 
 def with_lanes(model: Model, lanes: int) -> Model:
+    """The same model with so many lanes; OpenVINO then has a stream for each."""
     model.hardware = replace(model.hardware, lanes=lanes)
+    if isinstance(model._encoder, OpenVINOEncoder):
+        model._encoder = model._prepared()
     model.budget = 100
     return model
 
@@ -48,6 +55,7 @@ def test_the_same_lanes_give_the_same_bytes(model: Model) -> None:
 
 def test_batches_really_run_at_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two batches meet at a barrier that neither could pass alone."""
+    model = with_lanes(model, 2)
     barrier = threading.Barrier(2, timeout=30)
     real = model._encoder.representations
 
@@ -56,10 +64,11 @@ def test_batches_really_run_at_once(model: Model, monkeypatch: pytest.MonkeyPatc
         return real(batch, layers)
 
     monkeypatch.setattr(model._encoder, "representations", met)
-    with_lanes(model, 2).embed([protein(80, seed) for seed in range(4)])
+    model.embed([protein(80, seed) for seed in range(4)])
 
 
 def test_an_error_in_a_lane_reaches_the_caller(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = with_lanes(model, 3)
     real = model._encoder.representations
 
     def broken(batch: Packed, layers: Sequence[int]) -> Tensor:
@@ -69,7 +78,7 @@ def test_an_error_in_a_lane_reaches_the_caller(model: Model, monkeypatch: pytest
 
     monkeypatch.setattr(model._encoder, "representations", broken)
     with pytest.raises(RuntimeError, match="a bug in a lane"):
-        with_lanes(model, 3).embed(MANY)
+        model.embed(MANY)
 
 
 def test_what_does_not_fit_beside_another_lane_is_tried_again_alone(
@@ -77,6 +86,7 @@ def test_what_does_not_fit_beside_another_lane_is_tried_again_alone(
 ) -> None:
     """Memory that another lane holds is back when that lane is done."""
     expected = model.embed(MANY)
+    model = with_lanes(model, 3)
     busy = threading.Semaphore(1)
     refused = threading.Event()
     real = model._encoder.representations
@@ -92,7 +102,7 @@ def test_what_does_not_fit_beside_another_lane_is_tried_again_alone(
             busy.release()
 
     monkeypatch.setattr(model._encoder, "representations", one_at_a_time)
-    found = with_lanes(model, 3).embed(MANY)
+    found = model.embed(MANY)
     assert refused.is_set()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
@@ -113,13 +123,57 @@ def test_outcomes_come_in_order_and_may_be_left(model: Model) -> None:
     owners = [piece.owner for outcome in forward(pieces, texts, work) for piece in outcome.pieces]
     assert owners == list(range(len(MANY)))
     before = threading.active_count()
-    outcomes = forward(pieces, texts, work)
+    seen: list[int] = []
+    outcomes = forward(pieces, texts, lambda some, batch: seen.append(some[0].owner) or batch.tokens_T)
     next(outcomes)
     outcomes.close()  # type: ignore[attr-defined]
     assert threading.active_count() <= before
+    assert len(seen) <= 5, "batches that nobody waits for are not computed"
 
 
 def test_the_process_keeps_its_threads(model: Model) -> None:
-    before = torch.get_num_threads()
-    with_lanes(model, 2).embed(MIXED)
+    """Threads that are born later too: torch gives them what was set last, by whichever thread."""
+    with ThreadPoolExecutor(1) as pool:
+        before = pool.submit(torch.get_num_threads).result()
+    model = with_lanes(model, 2)
+    model.hardware = replace(model.hardware, threads=before + 3)
+    model.embed(MANY)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == before
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("cores", "lanes", "threads"), [(1, 1, 1), (2, 2, 1), (8, 8, 1), (12, 6, 2), (15, 7, 2), (16, 8, 2), (20, 6, 3)]
+)
+def test_lanes_use_the_cores(cores: int, lanes: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    hardware = choose("cpu")
+    assert (hardware.lanes, hardware.threads) == (lanes, threads)
+
+
+def test_values_that_are_filed_are_not_kept(model: Model) -> None:
+    """Finished batches wait for their turn; with many layers each would be hundreds of megabytes."""
+    held: list[int] = []
+    real = Forward._halving
+
+    def watched(self: Forward, *arguments: Any) -> Iterator[Outcome]:
+        for outcome in real(self, *arguments):
+            assert outcome.values is not None
+            held.append(outcome.values.numel())
+            yield outcome
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Forward, "_halving", watched)
+        with_lanes(model, 2).embed(MANY, layer="all")
+    assert held
+    assert not any(held)
+
+
+def test_a_gpu_gets_whole_batches(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cutting few proteins up is for lanes."""
+    monkeypatch.setattr(Hardware, "kind", "cuda")
+    forward = Forward(model.alphabet, replace(model.hardware, lanes=1), 10_000)
+    texts = [text.encode() for text in MANY]
+    pieces = [Piece(index, 0, len(text)) for index, text in enumerate(texts)]
+    assert len(list(forward(pieces, texts, lambda _, batch: batch.tokens_T))) == 1

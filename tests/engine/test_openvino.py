@@ -12,7 +12,7 @@ import torch
 from aminoglot.checkpoints import Checkpoint
 from aminoglot.engine import Model, choose
 from aminoglot.engine import openvino as compiled
-from aminoglot.errors import InputError
+from aminoglot.errors import InputError, ModelError
 from tests.engine.proteins import MIXED, protein
 from tests.reference import randomised
 
@@ -72,6 +72,38 @@ def test_bf16_is_about_as_close_as_torchs(deep: Checkpoint) -> None:
         return float(np.median(np.linalg.norm(found - exact, axis=1) / np.linalg.norm(exact - exact.mean(0), axis=1)))
 
     assert 0 < error("openvino") < 1.5 * error("torch")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_files_in_half_precision(dtype: torch.dtype, backend: Any, checkpoint: Checkpoint) -> None:
+    """Everything works, and both backends see the same weights."""
+    halved = {key: tensor.to(dtype) for key, tensor in checkpoint.tensors.items()}
+    wide = {key: tensor.float() for key, tensor in halved.items()}
+    narrow = Model(Checkpoint("half", "untrained", checkpoint.config, halved), choose("cpu", "fp32", backend))
+    exact = Model(Checkpoint("wide", "untrained", checkpoint.config, wide), choose("cpu", "fp32", "torch"))
+    np.testing.assert_allclose(narrow.embed(MIXED), exact.embed(MIXED), rtol=0, atol=1e-5)
+    for call in ("logits", "contacts"):
+        for mine, other in zip(getattr(narrow, call)(MIXED), getattr(exact, call)(MIXED), strict=True):
+            np.testing.assert_allclose(mine, other, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, RuntimeError("std::bad_alloc")])
+def test_a_failed_compilation_leaves_nothing_behind(
+    error: Any, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that does not suffice for the model is no protein's fault."""
+    model = both(checkpoint)[1]
+    before = model.embed(MIXED)
+
+    def failing(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compiled, "_Stage", failing)
+        with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else ModelError):
+            model.embed(MIXED, layer=1)
+    assert model.embed(MIXED).tobytes() == before.tobytes()
 
 
 def test_weights_are_not_changed(checkpoint: Checkpoint) -> None:

@@ -103,6 +103,11 @@ class _Job:
             if self.options.dry_run:
                 plan = self._plan(found, notes, task, self._provenance(task, "", ""))
                 self._check(plan, task, list(range(plan.shards)))
+                for path in (*self.files[:-1], JobFolder(self.output).plan):
+                    if path.exists():
+                        self.report.note(
+                            f"{path} exists: a run goes on or verifies it, or refuses if it is another job"
+                        )
                 self.report.say("dry run: nothing was computed or written")
                 self.folder.clear()
                 return Outcome((), None, complete=True)
@@ -195,7 +200,7 @@ class _Job:
             if different and not self.options.overwrite:
                 raise JobError(
                     f"{files[0]} exists and is the result of something else:\n{listing(different)}\n"
-                    "Give this run another -o, or replace it with --overwrite"
+                    f"Give this run another -o, {_as_before(different)}or replace it with --overwrite"
                 )
             if different or (self.folder.planned and not self.options.overwrite):
                 return None
@@ -235,7 +240,7 @@ class _Job:
             return None
         raise JobError(
             f"{self.folder.path} holds an unfinished job that is not this one:\n{listing(different)}\n"
-            "Run it as before, give this run another -o, or drop it with --overwrite"
+            f"Run it as before, {_as_before(different)}give this run another -o, or drop it with --overwrite"
         )
 
     def _plan(
@@ -269,7 +274,12 @@ class _Job:
         manifest = Manifest(self.folder.manifest)
         todo = left(plan, manifest)
         residues = sum(int(task.request.embedded(plan.shard_lengths(shard)).sum()) for shard in todo)
-        self._check(plan, task, todo)
+        try:
+            self._check(plan, task, todo)
+        except OutputError:
+            if len(todo) == plan.shards:
+                self.folder.clear()  # nothing was computed: the next run may have other options
+            raise
         if len(todo) < plan.shards:
             self.report.say(f"going on: {plan.shards - len(todo):,} of {plural(plan.shards, 'shard')} already done")
         started = time.monotonic()
@@ -298,6 +308,12 @@ class _Job:
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What sets two jobs apart; not the name of the model, which its digest stands for."""
     return changes(before, now, now.keys() - {"model"})
+
+
+def _as_before(different: Sequence[str]) -> str:
+    """What to add where the backend differs: it may have been installed since, and auto takes it."""
+    backends = [line for line in different if line.startswith("backend: ")]
+    return f"keep to it with --backend {backends[0].split()[1]}, " if backends else ""
 
 
 def _different(path: Path, provenance: Mapping[str, Any]) -> list[str]:

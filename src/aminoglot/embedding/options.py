@@ -32,7 +32,8 @@ class Options:
         precision: auto is bf16 where the device multiplies it natively, fp16 on NVIDIA GPUs that have only that, else
             fp32; fp32 is exact everywhere; fp8 is for Hopper and newer.
         device: auto, cpu, cuda, cuda:N or mps.
-        backend: Who computes on a CPU: auto is OpenVINO where it is installed, else torch.
+        backend: Who computes on a CPU: auto is OpenVINO where it is installed (but for the smallest test model), else
+            torch.
         dtype: Type of the numbers written.
         bad_records: Records that are no protein stop the job before it computes; skip lists them, goes on, and exits
             with 1.

@@ -126,7 +126,7 @@ class _Collector:
                     self.out.residue[self.offsets[owner] : self.offsets[owner + 1]] = residues_SCD
         if self.out.protein is not None and pooled:
             self.out.protein[filed] = torch.cat(pooled, dim=1).transpose(0, 1).cpu().numpy()
-        return values_CTD
+        return values_CTD.new_empty(0)  # what is filed need not be kept
 
     def _rectangles(
         self, pieces: Sequence[Piece], batch: Packed, values_CTD: Tensor

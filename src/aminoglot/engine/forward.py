@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aminoglot.engine.hardware import Hardware, exact
+from aminoglot.engine.hardware import MOST_LANES, Hardware, exact
 from aminoglot.engine.pieces import Piece
 from aminoglot.packing import Packed, batches
 from aminoglot.tokens import Alphabet
@@ -22,8 +22,7 @@ from aminoglot.tokens import Alphabet
 _SIGNS = ("DefaultCPUAllocator", "allocate memory", "out of memory", "bad_alloc", "STATUS_ALLOC_FAILED")
 
 _LEAST_TOKENS = 128
-_SHARES = 4
-"""Into how many batches few proteins are cut at least: by no number of cores, so that these change no result."""
+"""Few proteins are cut into as many batches as there can be lanes, but not into smaller ones than this."""
 
 Work = Callable[[Sequence[Piece], Packed], Tensor]
 """What is done with a batch: run again, with half of it, where memory does not suffice."""
@@ -58,8 +57,10 @@ class Forward:
         """Batches of ``pieces``, in order. ``texts`` holds the residues of each owner; ``work`` may run in threads."""
         special = 1 + self.alphabet.prefix_length
         lengths = [piece.length + special for piece in pieces]
-        spread = max(_LEAST_TOKENS, -(-sum(lengths) // _SHARES))
-        cut = [pieces[chosen] for chosen in batches(lengths, min(self.budget, spread))]
+        budget = self.budget
+        if self.hardware.kind == "cpu":  # few proteins are shared out among the lanes too
+            budget = min(budget, max(_LEAST_TOKENS, -(-sum(lengths) // MOST_LANES)))
+        cut = [pieces[chosen] for chosen in batches(lengths, budget)]
         with exact(self.hardware):
             if len(cut) == 1 or self.hardware.lanes == 1:
                 for part in cut:
@@ -69,8 +70,8 @@ class Forward:
 
     def _in_lanes(self, cut: Sequence[Sequence[Piece]], texts: Sequence[bytes], work: Work) -> Iterator[Outcome]:
         waiting: deque[Future[list[Outcome]]] = deque()
-        lanes = self.hardware.lanes
-        threads = max(1, torch.get_num_threads() // lanes)
+        lanes, threads = self.hardware.lanes, self.hardware.threads
+        before = torch.get_num_threads()
         with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
             try:
                 for part in cut:
@@ -81,6 +82,7 @@ class Forward:
                     yield from self._taken(waiting, texts, work)
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+                torch.set_num_threads(before)  # a lane's number became that of threads born later
 
     def _batch(self, pieces: Sequence[Piece], texts: Sequence[bytes], work: Work) -> list[Outcome]:
         return list(self._halving(pieces, texts, work))

@@ -27,7 +27,8 @@ class Hardware:
     Attributes:
         backend: who computes the encoder: torch, or OpenVINO (on CPUs).
         asked: whether the user named that backend.
-        lanes: batches computed at once, each by its share of the cores; 1 on a GPU.
+        lanes: batches computed at once; 1 on a GPU.
+        threads: cores a lane.
     """
 
     device: torch.device
@@ -35,6 +36,7 @@ class Hardware:
     reason: str
     backend: Backend = "torch"
     lanes: int = 1
+    threads: int = 1
     asked: bool = False
 
     @property
@@ -63,13 +65,19 @@ def choose(device: str = "auto", precision: PrecisionChoice = "auto", backend: B
     where = _device(device)
     _bound_kernel_caches()
     offered, why = _offered(where)
-    lanes = min(torch.get_num_threads(), MOST_LANES) if where.type == "cpu" else 1
+    lanes, threads = _lanes(torch.get_num_threads()) if where.type == "cpu" else (1, 1)
     engine = _backend(where, backend)
     if precision == "auto":
-        return Hardware(where, offered[0], why, engine, lanes, backend != "auto")
+        return Hardware(where, offered[0], why, engine, lanes, threads, backend != "auto")
     if precision not in offered:
         raise InputError(f"precision {precision} is not for {where}: {why}; choose {' or '.join(offered)}")
-    return Hardware(where, precision, "as asked", engine, lanes, backend != "auto")
+    return Hardware(where, precision, "as asked", engine, lanes, threads, backend != "auto")
+
+
+def _lanes(cores: int) -> tuple[int, int]:
+    """How many lanes, and cores for each; few cores or none are left over."""
+    threads = -(-cores // MOST_LANES)
+    return cores // threads, threads
 
 
 def _backend(device: torch.device, backend: BackendChoice) -> Backend:

@@ -6,7 +6,7 @@ Shapes: N proteins, L_i residues of protein i, D hidden, V vocabulary.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from typing import Literal, NamedTuple, Protocol, overload
@@ -29,6 +29,10 @@ from aminoglot.settings import BackendChoice, Layer, Long, Per, Pool, PrecisionC
 from aminoglot.tokens import ESM2_ALPHABET, MASK
 
 Array = NDArray[np.float32]
+
+
+_LAYERS = 4
+"""Batches become smaller where more layers than these are asked for: what they hold grows with them."""
 
 
 class Encoder(Protocol):
@@ -58,8 +62,8 @@ def load(
     Args:
         model: ``esm2-8m`` ... ``esm2-15b``, a Hugging Face id, a folder, a fair-esm ``.pt``, or ``random:esm2-8m``.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        precision: ``auto`` (bf16 where the device multiplies it natively, else fp32), ``fp32`` or ``bf16``; on CUDA also
-            ``fp16`` (what auto takes on Volta) and ``fp8`` (Hopper).
+        precision: ``auto`` (bf16 where the device multiplies it natively, else fp32), ``fp32`` or ``bf16``; on CUDA
+            also ``fp16`` (what auto takes on Volta) and ``fp8`` (Hopper).
         backend: ``auto`` (OpenVINO on a CPU where it is installed, else torch), ``torch`` or ``openvino``.
 
     Raises:
@@ -92,15 +96,19 @@ class Model:
         self.limit = LONGEST
         self._checkpoint = checkpoint
         self._network = checkpoint.network()
+        self._ready: Callable[[Sequence[int]], None] = lambda _: None
         self._encoder = self._prepared()
         self.budget = token_budget(self.config, self.hardware)
 
     def _prepared(self) -> Encoder:
-        """What computes representations. Under OpenVINO the torch network stays as it was read, for the heads."""
+        """What computes representations; under OpenVINO the torch network stays for the heads, in fp32."""
         if self.hardware.backend == "openvino":
             from aminoglot.engine.openvino import OpenVINOEncoder
 
-            return OpenVINOEncoder(self._network, self.hardware)
+            prepare(self._network, "fp32")
+            encoder = OpenVINOEncoder(self._network, self.hardware)
+            self._ready = encoder.ready
+            return encoder
         prepare(self._network, self.hardware.precision)
         return self._network.to(self.hardware.device)
 
@@ -112,7 +120,8 @@ class Model:
         return digest
 
     def __repr__(self) -> str:
-        return f"<aminoglot.Model {self.name}: {self.hardware.precision} on {self.hardware.device}>"
+        hardware = self.hardware
+        return f"<aminoglot.Model {self.name}: {hardware.precision} on {hardware.device} by {hardware.backend}>"
 
     def request(self, per: Per, layer: Layer, pool: Pool, long: Long) -> Request:
         """Check and resolve what a user asks for."""
@@ -123,8 +132,10 @@ class Model:
         self, texts: Sequence[bytes], request: Request, done: Callable[[int], None] = lambda _: None
     ) -> Embedded:
         """Embed sequences that are clean already; jobs call this. Sorted by length they compute fastest."""
-        forward = Forward(self.alphabet, self.hardware, self.budget)
+        budget = self.budget * _LAYERS // max(_LAYERS, len(request.layers))
+        forward = Forward(self.alphabet, self.hardware, budget)
         shape = (len(request.layers), self.config.hidden)
+        self._ready(request.layers)
         return embed(
             forward, texts, request, shape, lambda batch: self._encoder.representations(batch, request.layers), done
         )
@@ -219,6 +230,7 @@ class Model:
         forward = Forward(self.alphabet, self.hardware, self.budget)
         shape = (1, len(self.alphabet.tokens))
         last = [self.config.layers]
+        self._ready(last)
 
         def compute(batch: Packed) -> Tensor:
             return self._network.logits(self._encoder.representations(batch, last)[0])[None]
@@ -308,6 +320,8 @@ def token_budget(config: ESM2Config, hardware: Hardware) -> int:
 def _cleaned(sequences: Iterable[str], masks: bool = False) -> list[bytes]:
     if isinstance(sequences, str | bytes):
         raise InputError("one string was given where a list of sequences is expected; write [sequence]")
+    if isinstance(sequences, Mapping):
+        raise InputError("a dictionary was given where a list of sequences is expected; write list(it.values())")
     texts: list[bytes] = []
     replaced = 0
     for index, sequence in enumerate(sequences):

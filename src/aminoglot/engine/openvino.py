@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from aminoglot.engine.forward import is_allocation_failure
 from aminoglot.engine.hardware import Hardware
+from aminoglot.errors import InputError, ModelError
 from aminoglot.models.esm2 import ESM2, NORM_EPSILON, Block, Rotary
 from aminoglot.packing import Packed
 
@@ -44,11 +46,26 @@ class OpenVINOEncoder:
         self._stages: list[_Stage] = []
         self._lock = Lock()
 
+    def ready(self, layers: Sequence[int]) -> None:
+        """Compile for these layers now, rather than at the first batch.
+
+        Raises:
+            ModelError: when memory does not suffice.
+        """
+        try:
+            self._compiled(layers)
+        except (MemoryError, RuntimeError) as error:
+            if not is_allocation_failure(error):
+                raise
+            raise ModelError(
+                "there is not enough memory to compile this model with OpenVINO; use --backend torch"
+            ) from error
+
     def _compiled(self, layers: Sequence[int]) -> list[_Stage]:
         """The stages up to the highest of these layers; for other layers than the last time they are compiled anew."""
         with self._lock:
             if self._layers != tuple(layers):
-                self._stages = []  # frees the weights of the others first
+                self._layers, self._stages = None, []  # frees the weights of the others first
                 self._stages = list(self._compile(layers))
                 self._layers = tuple(layers)
             return self._stages
@@ -92,15 +109,17 @@ class _Stage:
         import openvino
 
         self._wanted, self.stop = wanted, start + len(blocks)
-        threads = max(torch.get_num_threads(), hardware.lanes)
         settings = {
             "INFERENCE_PRECISION_HINT": _PRECISION[hardware.precision],
             "NUM_STREAMS": hardware.lanes,
-            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_NUM_THREADS": hardware.lanes * hardware.threads,
             "CPU_RUNTIME_CACHE_CAPACITY": _REMEMBERED_SHAPES,
         }
         model = _graph(blocks, start, wanted, final)
         compiled = openvino.Core().compile_model(model, "CPU", settings)
+        used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        if used != _PRECISION[hardware.precision]:
+            raise InputError(f"OpenVINO cannot compute in {hardware.precision} here; use --backend torch")
         self._requests: SimpleQueue[Any] = SimpleQueue()
         for _ in range(hardware.lanes):
             self._requests.put(compiled.create_infer_request())
@@ -146,8 +165,7 @@ def _graph(blocks: Sequence[Block], start: int, wanted: Sequence[int], final: nn
         wide = op.gelu(_linear(op, _norm(op, x, block.feed_forward_norm), block.up), "erf")
         x = op.add(x, _linear(op, wide, block.down))
         if layer in wanted:
-            last = final is not None and layer == start + len(blocks)
-            outputs.append(_norm(op, x, final) if last and final is not None else x)
+            outputs.append(_norm(op, x, final) if final is not None and layer == start + len(blocks) else x)
     return openvino.Model(outputs, inputs, "esm2")
 
 
