@@ -17,7 +17,8 @@ from aminoglot.settings import BackendChoice, PrecisionChoice, known
 
 Backend = Literal["torch", "openvino"]
 MOST_LANES = 8
-_WIDE = 128
+NARROW = 128
+"""Networks of less width than this compute so little a call that calling them is what takes time."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Hardware:
 
     def fitted(self, hidden: int) -> Hardware:
         """This, for a network of such a width: OpenVINO is not chosen for one so narrow that calling it costs most."""
-        return self if self.asked or hidden >= _WIDE else replace(self, backend="torch")
+        return self if self.asked or hidden >= NARROW else replace(self, backend="torch")
 
 
 def choose(device: str = "auto", precision: PrecisionChoice = "auto", backend: BackendChoice = "auto") -> Hardware:

@@ -18,7 +18,7 @@ from torch import Tensor
 from aminoglot.checkpoints import Checkpoint, resolve
 from aminoglot.engine.embed import NOT_FINITE, Embedded, embed
 from aminoglot.engine.forward import Forward
-from aminoglot.engine.hardware import Hardware, choose
+from aminoglot.engine.hardware import NARROW, Hardware, choose
 from aminoglot.engine.pieces import Piece
 from aminoglot.errors import AminoglotWarning, InputError, ModelError, listing, plural
 from aminoglot.models.esm2 import LONGEST, ESM2Config
@@ -309,11 +309,11 @@ class Model:
 def token_budget(config: ESM2Config, hardware: Hardware) -> int:
     """Tokens a batch, fixed by the network's width and the kind of device, so that a rerun is identical.
 
-    Batches on a CPU are small, so that they stay in a core's cache; only where the network is so narrow that Python
-    would be heard, they are larger. GPUs want large ones.
+    Batches on a CPU are small, so that they stay in a core's cache and lanes end together; only where the network is so
+    narrow that Python would be heard, they are larger. GPUs want large ones.
     """
     if hardware.kind == "cpu":
-        return int(np.clip(655_360 / config.hidden, 2048, 16384))
+        return 1024 if config.hidden >= NARROW else 16384
     return 32768
 
 

@@ -22,6 +22,7 @@ from aminoglot.engine.forward import is_allocation_failure
 from aminoglot.engine.hardware import Hardware
 from aminoglot.errors import InputError, ModelError
 from aminoglot.models.esm2 import ESM2, NORM_EPSILON, Block, Rotary
+from aminoglot.models.linear import Precision
 from aminoglot.packing import Packed
 
 _PRECISION = {"fp32": "f32", "bf16": "bf16"}
@@ -115,7 +116,7 @@ class _Stage:
             "INFERENCE_NUM_THREADS": hardware.lanes * hardware.threads,
             "CPU_RUNTIME_CACHE_CAPACITY": _REMEMBERED_SHAPES,
         }
-        model = _graph(blocks, start, wanted, final)
+        model = _graph(blocks, start, wanted, final, hardware.precision)
         compiled = openvino.Core().compile_model(model, "CPU", settings)
         used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if used != _PRECISION[hardware.precision]:
@@ -151,7 +152,9 @@ def _stages(blocks: Sequence[Block]) -> list[tuple[int, int]]:
     return [(start, min(start + count, len(blocks))) for start in range(0, len(blocks), count)]
 
 
-def _graph(blocks: Sequence[Block], start: int, wanted: Sequence[int], final: nn.LayerNorm | None) -> Any:
+def _graph(
+    blocks: Sequence[Block], start: int, wanted: Sequence[int], final: nn.LayerNorm | None, precision: Precision
+) -> Any:
     """OpenVINO's model of some blocks: x [N, S, D], cos and signed sin [S, K] to the layers wanted, [N, S, D] each."""
     import openvino
     from openvino import opset13 as op
@@ -161,7 +164,7 @@ def _graph(blocks: Sequence[Block], start: int, wanted: Sequence[int], final: nn
     cos, sin = (op.parameter([-1, size], np.float32, name=name) for name in ("cos", "sin"))
     inputs, outputs = [x, cos, sin], []
     for layer, block in enumerate(blocks, start + 1):
-        x = op.add(x, _attention(op, _norm(op, x, block.attention_norm), cos, sin, block))
+        x = op.add(x, _attention(op, _norm(op, x, block.attention_norm), cos, sin, block, precision))
         wide = op.gelu(_linear(op, _norm(op, x, block.feed_forward_norm), block.up), "erf")
         x = op.add(x, _linear(op, wide, block.down))
         if layer in wanted:
@@ -169,15 +172,20 @@ def _graph(blocks: Sequence[Block], start: int, wanted: Sequence[int], final: nn
     return openvino.Model(outputs, inputs, "esm2")
 
 
-def _attention(op: Any, x_NSD: Any, cos: Any, sin: Any, block: Block) -> Any:
+def _attention(op: Any, x_NSD: Any, cos: Any, sin: Any, block: Block, precision: Precision) -> Any:
+    """Attention as one operation in fp32; in bf16 two products and a softmax are faster."""
     heads, size = block.attention.shape
     q, k, v = (
         op.transpose(op.reshape(_linear(op, x_NSD, one), np.array([0, 0, heads, size]), True), np.array([0, 2, 1, 3]))
         for one in (block.attention.query, block.attention.key, block.attention.value)
     )
-    scaled = op.multiply(_rotated(op, q, cos, sin, size), np.float32(size**-0.5))
-    scores_NHSS = op.softmax(op.matmul(scaled, _rotated(op, k, cos, sin, size), False, True), -1)
-    o_NSHK = op.transpose(op.matmul(scores_NHSS, v, False, False), np.array([0, 2, 1, 3]))
+    q, k = _rotated(op, q, cos, sin, size), _rotated(op, k, cos, sin, size)
+    if precision == "fp32":
+        o_NHSK = op.scaled_dot_product_attention(q, k, v)
+    else:
+        scores_NHSS = op.softmax(op.matmul(op.multiply(q, np.float32(size**-0.5)), k, False, True), -1)
+        o_NHSK = op.matmul(scores_NHSS, v, False, False)
+    o_NSHK = op.transpose(o_NHSK, np.array([0, 2, 1, 3]))
     return _linear(op, op.reshape(o_NSHK, np.array([0, 0, heads * size]), True), block.attention.output)
 
 
