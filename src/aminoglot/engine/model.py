@@ -309,12 +309,12 @@ class Model:
 def token_budget(config: ESM2Config, hardware: Hardware) -> int:
     """Tokens a batch, fixed by the network's width and the kind of device, so that a rerun is identical.
 
-    Batches on a CPU are small, so that they stay in a core's cache and lanes end together; only where the network is so
-    narrow that Python would be heard, they are larger. GPUs want large ones.
+    Batches on a CPU are small, the smaller the wider the network, so that they stay in a core's cache and lanes end
+    together; but not so small that Python would be heard, or the reading of the weights. GPUs want large ones.
     """
-    if hardware.kind == "cpu":
-        return 1024 if config.hidden >= NARROW else 16384
-    return 32768
+    if hardware.kind != "cpu":
+        return 32768
+    return 16384 if config.hidden < NARROW else max(256, 1024 * 320 // config.hidden)
 
 
 def _cleaned(sequences: Iterable[str], masks: bool = False) -> list[bytes]:

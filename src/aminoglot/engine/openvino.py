@@ -30,7 +30,8 @@ _STAGE_BYTES = 512 << 20
 """Weights compiled in one piece: large models are several, so that memory never holds much of them twice."""
 _RECTANGLE = 2048
 """Tokens of equal length given at once: enough for full speed, few enough for the cache."""
-_REMEMBERED_SHAPES = 64
+_REMEMBERED_KERNELS = 64
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class OpenVINOEncoder:
@@ -88,9 +89,9 @@ class OpenVINOEncoder:
         stages = self._compiled(layers)
         x_TD = self._network.embedded(batch)
         out_CTD = x_TD.new_empty(len(layers), *x_TD.shape)
-        rotary = Rotary.of(torch.arange(max(batch.lengths)), self._network.frequencies)
+        all_tables = _tables(max(batch.lengths), self._network)
         for run in batch.runs:
-            tables = [table[: run.length, 0].numpy() for table in (rotary.cos, rotary.sin)]
+            tables = [table[:, :, : run.length] for table in all_tables]
             most = max(1, _RECTANGLE // run.length)
             for first in range(0, run.count, most):
                 start = run.start + first * run.length
@@ -114,7 +115,7 @@ class _Stage:
             "INFERENCE_PRECISION_HINT": _PRECISION[hardware.precision],
             "NUM_STREAMS": hardware.lanes,
             "INFERENCE_NUM_THREADS": hardware.lanes * hardware.threads,
-            "CPU_RUNTIME_CACHE_CAPACITY": _REMEMBERED_SHAPES,
+            "CPU_RUNTIME_CACHE_CAPACITY": _REMEMBERED_KERNELS,
         }
         model = _graph(blocks, start, wanted, final, hardware.precision)
         compiled = openvino.Core().compile_model(model, "CPU", settings)
@@ -143,6 +144,15 @@ def _through(stages: Sequence[_Stage], layers: Sequence[int], x_NSD: Any, tables
     return [found[layer] for layer in layers]
 
 
+def _tables(length: int, network: ESM2) -> list[Any]:
+    """Cosines and sines of all positions, [1, 1, S, K]: for queries, scaled as attention wants them, and for keys."""
+    rotary = Rotary.of(torch.arange(length), network.frequencies)
+    size = network.config.head_size
+    cos, sin = rotary.cos, rotary.sin.clone()
+    sin[..., : size // 2] *= -1  # Rotary has the sign of the turned half in its sines, OpenVINO in the half
+    return [(scale * table).view(1, 1, length, size).numpy() for scale in (size**-0.5, 1.0) for table in (cos, sin)]
+
+
 def _stages(blocks: Sequence[Block]) -> list[tuple[int, int]]:
     """Cut the blocks into stages of bounded size."""
     if not blocks:
@@ -155,44 +165,44 @@ def _stages(blocks: Sequence[Block]) -> list[tuple[int, int]]:
 def _graph(
     blocks: Sequence[Block], start: int, wanted: Sequence[int], final: nn.LayerNorm | None, precision: Precision
 ) -> Any:
-    """OpenVINO's model of some blocks: x [N, S, D], cos and signed sin [S, K] to the layers wanted, [N, S, D] each."""
+    """OpenVINO's model of some blocks: x [N, S, D] and :func:`_tables` to the layers wanted, [N, S, D] each."""
     import openvino
     from openvino import opset13 as op
 
     hidden, size = blocks[0].up.in_features, blocks[0].attention.shape[1]
     x = op.parameter([-1, -1, hidden], np.float32, name="x")
-    cos, sin = (op.parameter([-1, size], np.float32, name=name) for name in ("cos", "sin"))
-    inputs, outputs = [x, cos, sin], []
+    tables = [op.parameter([1, 1, -1, size], np.float32) for _ in range(4)]
+    inputs, outputs = [x, *tables], []
     for layer, block in enumerate(blocks, start + 1):
-        x = op.add(x, _attention(op, _norm(op, x, block.attention_norm), cos, sin, block, precision))
+        x = op.add(x, _attention(op, _norm(op, x, block.attention_norm), tables, block))
         wide = op.gelu(_linear(op, _norm(op, x, block.feed_forward_norm), block.up), "erf")
-        x = op.add(x, _linear(op, wide, block.down))
+        down = _linear(op, wide, block.down)
+        if precision == "fp32":  # changes nothing; with it OpenVINO takes a kernel that is up to a quarter faster here
+            down = op.clamp(down, -_LARGEST, _LARGEST)
+        x = op.add(x, down)
         if layer in wanted:
             outputs.append(_norm(op, x, final) if final is not None and layer == start + len(blocks) else x)
     return openvino.Model(outputs, inputs, "esm2")
 
 
-def _attention(op: Any, x_NSD: Any, cos: Any, sin: Any, block: Block, precision: Precision) -> Any:
-    """Attention as one operation in fp32; in bf16 two products and a softmax are faster."""
+def _attention(op: Any, x_NSD: Any, tables: Sequence[Any], block: Block) -> Any:
+    """Attention, which OpenVINO computes as one operation."""
     heads, size = block.attention.shape
     q, k, v = (
         op.transpose(op.reshape(_linear(op, x_NSD, one), np.array([0, 0, heads, size]), True), np.array([0, 2, 1, 3]))
         for one in (block.attention.query, block.attention.key, block.attention.value)
     )
-    q, k = _rotated(op, q, cos, sin, size), _rotated(op, k, cos, sin, size)
-    if precision == "fp32":
-        o_NHSK = op.scaled_dot_product_attention(q, k, v)
-    else:
-        scores_NHSS = op.softmax(op.matmul(op.multiply(q, np.float32(size**-0.5)), k, False, True), -1)
-        o_NHSK = op.matmul(scores_NHSS, v, False, False)
+    q, k = _rotated(op, q, tables[:2], size), _rotated(op, k, tables[2:], size)
+    o_NHSK = op.matmul(op.softmax(op.matmul(q, k, False, True), -1), v, False, False)
     o_NSHK = op.transpose(o_NHSK, np.array([0, 2, 1, 3]))
     return _linear(op, op.reshape(o_NSHK, np.array([0, 0, heads * size]), True), block.attention.output)
 
 
-def _rotated(op: Any, x_NHSK: Any, cos: Any, sin: Any, size: int) -> Any:
-    """Rotary positions; see :class:`Rotary`: the sign is in ``sin``."""
-    first, second = op.variadic_split(x_NHSK, -1, np.array([size // 2] * 2)).outputs()
-    return op.add(op.multiply(x_NHSK, cos), op.multiply(op.concat([second, first], -1), sin))
+def _rotated(op: Any, x_NHSK: Any, tables: Sequence[Any], size: int) -> Any:
+    """Rotary positions, in the one form that OpenVINO computes as a single operation, in float32."""
+    first, second = op.variadic_split(x_NHSK, 3, np.array([size // 2] * 2)).outputs()
+    turned_NHSK = op.concat([op.multiply(second, np.float32(-1)), first], -1)
+    return op.add(op.multiply(x_NHSK, tables[0]), op.multiply(turned_NHSK, tables[1]))
 
 
 def _norm(op: Any, x: Any, norm: nn.LayerNorm) -> Any:
