@@ -43,7 +43,10 @@ class Packed:
     @classmethod
     def of(cls, ids: NDArray[np.uint8], lengths: Sequence[int], device: torch.device | None = None) -> Packed:
         """Pack ids that already lie end to end."""
-        return cls(torch.from_numpy(ids.astype(np.int64)).to(device), tuple(lengths))
+        tokens_T = torch.from_numpy(ids.astype(np.int64))
+        if device is not None and device.type == "cuda":  # from pinned memory a copy waits for nothing
+            tokens_T = tokens_T.pin_memory().to(device, non_blocking=True)
+        return cls(tokens_T.to(device), tuple(lengths))
 
     @property
     def device(self) -> torch.device:

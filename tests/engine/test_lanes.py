@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from aminoglot.engine import Model, choose
 from aminoglot.engine.forward import Forward, Outcome
 from aminoglot.engine.hardware import Hardware
 from aminoglot.engine.openvino import OpenVINOEncoder
-from aminoglot.engine.pieces import Piece
+from aminoglot.engine.pieces import Piece, pieces
 from aminoglot.packing import Packed
 from tests.engine.proteins import protein
 
@@ -177,3 +178,21 @@ def test_a_gpu_gets_whole_batches(model: Model, monkeypatch: pytest.MonkeyPatch)
     texts = [text.encode() for text in MANY]
     pieces = [Piece(index, 0, len(text)) for index, text in enumerate(texts)]
     assert len(list(forward(pieces, texts, lambda _, batch: batch.tokens_T))) == 1
+
+
+@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
+def test_each_lane_of_a_gpu_has_a_stream(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a fake: what a lane does on a GPU is set its stream, and wait for it before others see its values."""
+    asked: list[str] = []
+    stream = SimpleNamespace(synchronize=lambda: asked.append("synchronize"))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda _device: stream)
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda _stream: asked.append("set"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: stream)
+    hardware: Any = SimpleNamespace(kind="cuda", device=torch.device("cpu"), lanes=2, threads=1, precision="fp32")
+    forward = Forward(model.alphabet, hardware, 64)
+    texts = [b"MKTAYIAKQR" * 3] * 6
+    cut = [piece for owner in range(6) for piece in pieces(owner, 30, model.request("protein", -1, "mean", "truncate"))]
+    outcomes = list(forward(cut, texts, lambda _, batch: batch.tokens_T[None, :, None].float()))
+    assert [piece.owner for outcome in outcomes for piece in outcome.pieces] == list(range(6))
+    assert asked.count("set") == 2
+    assert asked.count("synchronize") == len(outcomes) == 3

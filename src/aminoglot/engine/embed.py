@@ -133,7 +133,7 @@ class _Collector:
     ) -> Iterator[tuple[list[int], Tensor]]:
         """The batch as rectangles of equal length, without what failed: owners, and values [C, N, S, D]."""
         if self.out.residue is not None:
-            values_CTD = values_CTD.cpu()
+            values_CTD = _to_host(values_CTD)
         finite = bool(values_CTD.isfinite().all())
         at = 0
         for run in batch.runs:
@@ -182,6 +182,16 @@ class _Collector:
         if self.out.residue is not None:
             rows = self.out.residue[self.offsets[owner] : self.offsets[owner + 1]]
             rows[:] = residues_CRD.transpose(0, 1).cpu().numpy()
+
+
+def _to_host(values: Tensor) -> Tensor:
+    """Off the device: from a GPU into pinned memory, several times as fast, while other lanes go on computing."""
+    if not values.is_cuda:
+        return values.cpu()
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    host.copy_(values, non_blocking=True)
+    torch.cuda.current_stream(values.device).synchronize()
+    return host
 
 
 def _pool(values_CNSD: Tensor, residues_CNSD: Tensor, pool: Pool) -> Tensor:

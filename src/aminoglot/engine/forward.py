@@ -70,9 +70,9 @@ class Forward:
 
     def _in_lanes(self, cut: Sequence[Sequence[Piece]], texts: Sequence[bytes], work: Work) -> Iterator[Outcome]:
         waiting: deque[Future[list[Outcome]]] = deque()
-        lanes, threads = self.hardware.lanes, self.hardware.threads
+        lanes = self.hardware.lanes
         before = torch.get_num_threads()
-        with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        with ThreadPoolExecutor(lanes, initializer=_enter_lane, initargs=(self.hardware,)) as pool:
             try:
                 for part in cut:
                     waiting.append(pool.submit(self._batch, part, texts, work))
@@ -85,7 +85,10 @@ class Forward:
                 torch.set_num_threads(before)  # a lane's number became that of threads born later
 
     def _batch(self, pieces: Sequence[Piece], texts: Sequence[bytes], work: Work) -> list[Outcome]:
-        return list(self._halving(pieces, texts, work))
+        outcomes = list(self._halving(pieces, texts, work))
+        if self.hardware.kind == "cuda":  # whoever takes them has another stream
+            torch.cuda.current_stream(self.hardware.device).synchronize()
+        return outcomes
 
     def _taken(self, waiting: deque[Future[list[Outcome]]], texts: Sequence[bytes], work: Work) -> Iterator[Outcome]:
         """The next batch's outcomes; what did not fit beside other lanes is tried again alone."""
@@ -94,6 +97,8 @@ class Forward:
                 wait(waiting)
                 yield from self._halving(outcome.pieces, texts, work)
             else:
+                if outcome.values.is_cuda:  # no lane may write over them while they are looked at
+                    outcome.values.record_stream(torch.cuda.current_stream(outcome.values.device))
                 yield outcome
 
     def _halving(self, pieces: Sequence[Piece], texts: Sequence[bytes], work: Work) -> Iterator[Outcome]:
@@ -122,6 +127,13 @@ class Forward:
         if self.hardware.kind == "cuda":
             torch.cuda.empty_cache()
         return None
+
+
+def _enter_lane(hardware: Hardware) -> None:
+    """What a lane's thread begins with: its share of the cores, or a stream of its own on the GPU."""
+    torch.set_num_threads(hardware.threads)
+    if hardware.kind == "cuda":
+        torch.cuda.set_stream(torch.cuda.Stream(hardware.device))
 
 
 def is_allocation_failure(error: BaseException) -> bool:

@@ -28,7 +28,7 @@ class Hardware:
     Attributes:
         backend: who computes the encoder: torch, or OpenVINO (on CPUs).
         asked: whether the user named that backend.
-        lanes: batches computed at once; 1 on a GPU.
+        lanes: batches computed at once. On a GPU two: one is packed and taken away while the other is computed.
         threads: cores a lane.
     """
 
@@ -66,7 +66,7 @@ def choose(device: str = "auto", precision: PrecisionChoice = "auto", backend: B
     where = _device(device)
     _bound_kernel_caches()
     offered, why = _offered(where)
-    lanes, threads = _lanes(torch.get_num_threads()) if where.type == "cpu" else (1, 1)
+    lanes, threads = _lanes(where.type, torch.get_num_threads())
     engine = _backend(where, backend)
     if precision == "auto":
         return Hardware(where, offered[0], why, engine, lanes, threads, backend != "auto")
@@ -75,8 +75,10 @@ def choose(device: str = "auto", precision: PrecisionChoice = "auto", backend: B
     return Hardware(where, precision, "as asked", engine, lanes, threads, backend != "auto")
 
 
-def _lanes(cores: int) -> tuple[int, int]:
+def _lanes(kind: str, cores: int) -> tuple[int, int]:
     """How many lanes, and cores for each; few cores or none are left over."""
+    if kind != "cpu":
+        return (2, 1) if kind == "cuda" else (1, 1)
     threads = -(-cores // MOST_LANES)
     return cores // threads, threads
 
