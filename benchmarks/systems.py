@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import resource
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -71,20 +70,22 @@ def openvino_embed(weights: str, options: dict[str, Any]) -> Embed:
     ``streams`` above one is OpenVINO's throughput mode: as many requests at once.
     """
     import openvino
-    from transformers import AutoTokenizer, EsmModel
+    from transformers import AutoConfig, AutoTokenizer, EsmModel
 
-    network = EsmModel.from_pretrained(weights, add_pooling_layer=False).eval()
-    example = {"input_ids": torch.full((2, 16), 5), "attention_mask": torch.ones(2, 16, dtype=torch.int64)}
-    model = openvino.convert_model(network, example_input=example)
+    converted = Path(weights) / "openvino.xml"
+    if not converted.exists():
+        network = EsmModel.from_pretrained(weights, add_pooling_layer=False).eval()
+        example = {"input_ids": torch.full((2, 16), 5), "attention_mask": torch.ones(2, 16, dtype=torch.int64)}
+        openvino.save_model(openvino.convert_model(network, example_input=example), converted, compress_to_fp16=False)
+        del network
     settings = {
         "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[options["precision"]],
         "PERFORMANCE_HINT": "LATENCY" if options["streams"] == 1 else "THROUGHPUT",
         "NUM_STREAMS": options["streams"],
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
-    compiled = openvino.Core().compile_model(model, "CPU", settings)
-    hidden_size = network.config.hidden_size
-    del network, model
+    compiled = openvino.Core().compile_model(openvino.Core().read_model(converted), "CPU", settings)
+    hidden_size = AutoConfig.from_pretrained(weights).hidden_size
     tokenizer = AutoTokenizer.from_pretrained(weights)
 
     def embed(sequences: Sequence[str]) -> Array:
@@ -104,21 +105,20 @@ def openvino_embed(weights: str, options: dict[str, Any]) -> Embed:
 def onnxruntime_embed(weights: str, options: dict[str, Any]) -> Embed:
     """The transformers model exported to ONNX with dynamic shapes; fp32 only, for its CPU kernels have no bf16."""
     import onnxruntime
-    from transformers import AutoTokenizer, EsmModel
+    from transformers import AutoConfig, AutoTokenizer, EsmModel
 
-    network = EsmModel.from_pretrained(weights, add_pooling_layer=False, attn_implementation="eager").eval()
-    hidden_size = network.config.hidden_size
-    example = (torch.full((2, 16), 5), torch.ones(2, 16, dtype=torch.int64))
-    axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    with tempfile.TemporaryDirectory() as temporary:
-        path = str(Path(temporary) / "model.onnx")
-        names = ["input_ids", "attention_mask"]
+    path = Path(weights) / "model.onnx"
+    if not path.exists():
+        network = EsmModel.from_pretrained(weights, add_pooling_layer=False, attn_implementation="eager").eval()
+        example = (torch.full((2, 16), 5), torch.ones(2, 16, dtype=torch.int64))
+        axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
         shapes = {"input_ids": axes, "attention_mask": axes}
-        torch.onnx.export(network, example, path, input_names=names, dynamic_shapes=shapes, dynamo=True)
+        torch.onnx.export(network, example, str(path), input_names=list(shapes), dynamic_shapes=shapes, dynamo=True)
         del network
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = torch.get_num_threads() // options.get("workers", 1)
-        session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = torch.get_num_threads() // options.get("workers", 1)
+    session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    hidden_size = AutoConfig.from_pretrained(weights).hidden_size
     tokenizer = AutoTokenizer.from_pretrained(weights)
 
     def embed(sequences: Sequence[str]) -> Array:

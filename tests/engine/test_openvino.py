@@ -38,17 +38,12 @@ def test_every_layer_is_torchs(deep: Checkpoint) -> None:
 
 
 @pytest.mark.parametrize("layer", [0, 1, 3, -1, [3, 1], [0, 6], "all"])
-def test_stages_and_rectangles_change_nothing(layer: Any, deep: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stages of two layers, so that some layers asked for lie within one and some at its end."""
+def test_layers_and_rectangles_change_nothing(layer: Any, deep: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [*MIXED, *[protein(40, seed) for seed in range(9)]]
     expected = both(deep)[0].embed(texts, layer=layer)
-    monkeypatch.setattr(compiled, "_STAGE_BYTES", 10_000_000)
     monkeypatch.setattr(compiled, "_RECTANGLE", 100)
     model = both(deep)[1]
     np.testing.assert_allclose(model.embed(texts, layer=layer), expected, rtol=0, atol=1e-4)
-    if layer == "all":
-        assert isinstance(model._encoder, compiled.OpenVINOEncoder)
-        assert [stage.stop for stage in model._encoder._stages] == [2, 4, 6]
 
 
 def test_other_layers_are_compiled_anew(checkpoint: Checkpoint) -> None:
@@ -100,7 +95,7 @@ def test_a_failed_compilation_leaves_nothing_behind(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(compiled, "_Stage", failing)
+        patch.setattr(compiled, "_graph", failing)
         with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else ModelError):
             model.embed(MIXED, layer=1)
     assert model.embed(MIXED).tobytes() == before.tobytes()

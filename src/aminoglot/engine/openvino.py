@@ -9,7 +9,7 @@ Shapes: T packed tokens, C layers asked for, N sequences of equal length S, D hi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from queue import SimpleQueue
 from threading import Lock
 from typing import Any, cast
@@ -26,8 +26,6 @@ from aminoglot.models.linear import Precision
 from aminoglot.packing import Packed
 
 _PRECISION = {"fp32": "f32", "bf16": "bf16"}
-_STAGE_BYTES = 512 << 20
-"""Weights compiled in one piece: large models are several, so that memory never holds much of them twice."""
 _RECTANGLE = 2048
 """Tokens of equal length given at once: enough for full speed, few enough for the cache."""
 _REMEMBERED_KERNELS = 64
@@ -45,7 +43,7 @@ class OpenVINOEncoder:
     def __init__(self, network: ESM2, hardware: Hardware) -> None:
         self._network, self._hardware = network, hardware
         self._layers: tuple[int, ...] | None = None
-        self._stages: list[_Stage] = []
+        self._requests: SimpleQueue[Any] = SimpleQueue()
         self._lock = Lock()
 
     def ready(self, layers: Sequence[int]) -> None:
@@ -63,22 +61,34 @@ class OpenVINOEncoder:
                 "there is not enough memory to compile this model with OpenVINO; use --backend torch"
             ) from error
 
-    def _compiled(self, layers: Sequence[int]) -> list[_Stage]:
-        """The stages up to the highest of these layers; for other layers than the last time they are compiled anew."""
+    def _compiled(self, layers: Sequence[int]) -> SimpleQueue[Any]:
+        """Idle requests, one a lane; for other layers than the last time the network is compiled anew."""
         with self._lock:
             if self._layers != tuple(layers):
-                self._layers, self._stages = None, []  # frees the weights of the others first
-                self._stages = list(self._compile(layers))
+                self._layers, self._requests = None, SimpleQueue()  # frees the weights of the other first
+                for request in self._compile(layers):
+                    self._requests.put(request)
                 self._layers = tuple(layers)
-            return self._stages
+            return self._requests
 
-    def _compile(self, layers: Sequence[int]) -> Iterator[_Stage]:
-        depth = max(layers)
-        blocks = [cast(Block, block) for block in self._network.layers[:depth]]
-        for start, stop in _stages(blocks):
-            final = self._network.final_norm if stop == len(self._network.layers) else None
-            wanted = [layer for layer in range(start + 1, stop + 1) if layer in layers or layer == stop]
-            yield _Stage(blocks[start:stop], start, wanted, final, self._hardware)
+    def _compile(self, layers: Sequence[int]) -> list[Any]:
+        import openvino
+
+        precision, lanes = self._hardware.precision, self._hardware.lanes
+        settings = {
+            "INFERENCE_PRECISION_HINT": _PRECISION[precision],
+            "NUM_STREAMS": lanes,
+            "INFERENCE_NUM_THREADS": lanes * self._hardware.threads,
+            "CPU_RUNTIME_CACHE_CAPACITY": _REMEMBERED_KERNELS,
+        }
+        compiled = openvino.Core().compile_model(_graph(self._network, layers, precision), "CPU", settings)
+        used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        if used != _PRECISION[precision]:
+            raise InputError(f"OpenVINO cannot compute in {precision} here; use --backend torch")
+        requests = [compiled.create_infer_request() for _ in range(lanes)]
+        tokens = np.zeros((1, 2, self._network.config.hidden), np.float32)
+        requests[0].infer([tokens, *_tables(2, self._network)])  # only now are the weights arranged, once for all lanes
+        return requests
 
     @torch.inference_mode()
     def representations(self, batch: Packed, layers: Sequence[int]) -> Tensor:
@@ -86,62 +96,27 @@ class OpenVINOEncoder:
 
         Compiles first, where these are not the layers of the call before.
         """
-        stages = self._compiled(layers)
+        # After a sequence of one token OpenVINO 2026.4 computes longer ones wrongly; ESM-2's have two at least.
+        assert min(batch.lengths) > 1, "OpenVINO must not be given a sequence of one token"
+        requests = self._compiled(layers)
         x_TD = self._network.embedded(batch)
         out_CTD = x_TD.new_empty(len(layers), *x_TD.shape)
         all_tables = _tables(max(batch.lengths), self._network)
-        for run in batch.runs:
-            tables = [table[:, :, : run.length] for table in all_tables]
-            most = max(1, _RECTANGLE // run.length)
-            for first in range(0, run.count, most):
-                start = run.start + first * run.length
-                stop = min(start + most * run.length, run.stop)
-                x_NSD = x_TD[start:stop].view(-1, run.length, x_TD.shape[1])
-                for index, values_NSD in enumerate(_through(stages, layers, x_NSD.numpy(), tables)):
-                    out_CTD[index, start:stop] = torch.from_numpy(values_NSD).view(stop - start, -1)
-        return out_CTD
-
-
-class _Stage:
-    """Some successive blocks, compiled; the last stage ends with the final norm."""
-
-    def __init__(
-        self, blocks: Sequence[Block], start: int, wanted: Sequence[int], final: nn.LayerNorm | None, hardware: Hardware
-    ) -> None:
-        import openvino
-
-        self._wanted, self.stop = wanted, start + len(blocks)
-        settings = {
-            "INFERENCE_PRECISION_HINT": _PRECISION[hardware.precision],
-            "NUM_STREAMS": hardware.lanes,
-            "INFERENCE_NUM_THREADS": hardware.lanes * hardware.threads,
-            "CPU_RUNTIME_CACHE_CAPACITY": _REMEMBERED_KERNELS,
-        }
-        model = _graph(blocks, start, wanted, final, hardware.precision)
-        compiled = openvino.Core().compile_model(model, "CPU", settings)
-        used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        if used != _PRECISION[hardware.precision]:
-            raise InputError(f"OpenVINO cannot compute in {hardware.precision} here; use --backend torch")
-        self._requests: SimpleQueue[Any] = SimpleQueue()
-        for _ in range(hardware.lanes):
-            self._requests.put(compiled.create_infer_request())
-
-    def __call__(self, x_NSD: Any, tables: Sequence[Any]) -> dict[int, Any]:
-        request = self._requests.get()
+        request = requests.get()
         try:
-            results = request.infer([x_NSD, *tables], share_inputs=True)
-            return {layer: results[index] for index, layer in enumerate(self._wanted)}
+            for run in batch.runs:
+                tables = [table[:, :, : run.length] for table in all_tables]
+                most = max(1, _RECTANGLE // run.length)
+                for first in range(0, run.count, most):
+                    start = run.start + first * run.length
+                    stop = min(start + most * run.length, run.stop)
+                    x_NSD = x_TD[start:stop].view(-1, run.length, x_TD.shape[1])
+                    results = request.infer([x_NSD.numpy(), *tables], share_inputs=True, share_outputs=True)
+                    for index, values_NSD in enumerate(results.values()):
+                        out_CTD[index, start:stop] = torch.from_numpy(values_NSD).view(stop - start, -1)
         finally:
-            self._requests.put(request)
-
-
-def _through(stages: Sequence[_Stage], layers: Sequence[int], x_NSD: Any, tables: Sequence[Any]) -> list[Any]:
-    """One rectangle through all stages: what each of the layers asked for is, [N, S, D]."""
-    found = {0: x_NSD}
-    for stage in stages:
-        found |= stage(x_NSD, tables)
-        x_NSD = found[stage.stop]
-    return [found[layer] for layer in layers]
+            requests.put(request)
+        return out_CTD
 
 
 def _tables(length: int, network: ESM2) -> list[Any]:
@@ -153,36 +128,28 @@ def _tables(length: int, network: ESM2) -> list[Any]:
     return [(scale * table).view(1, 1, length, size).numpy() for scale in (size**-0.5, 1.0) for table in (cos, sin)]
 
 
-def _stages(blocks: Sequence[Block]) -> list[tuple[int, int]]:
-    """Cut the blocks into stages of bounded size."""
-    if not blocks:
-        return []
-    size = sum(parameter.nbytes for parameter in blocks[0].parameters())
-    count = max(1, _STAGE_BYTES // size)
-    return [(start, min(start + count, len(blocks))) for start in range(0, len(blocks), count)]
-
-
-def _graph(
-    blocks: Sequence[Block], start: int, wanted: Sequence[int], final: nn.LayerNorm | None, precision: Precision
-) -> Any:
-    """OpenVINO's model of some blocks: x [N, S, D] and :func:`_tables` to the layers wanted, [N, S, D] each."""
+def _graph(network: ESM2, layers: Sequence[int], precision: Precision) -> Any:
+    """OpenVINO's model of the encoder: from x [N, S, D] and :func:`_tables` to these layers, [N, S, D] each."""
     import openvino
     from openvino import opset13 as op
 
-    hidden, size = blocks[0].up.in_features, blocks[0].attention.shape[1]
-    x = op.parameter([-1, -1, hidden], np.float32, name="x")
-    tables = [op.parameter([1, 1, -1, size], np.float32) for _ in range(4)]
-    inputs, outputs = [x, *tables], []
-    for layer, block in enumerate(blocks, start + 1):
-        x = op.add(x, _attention(op, _norm(op, x, block.attention_norm), tables, block))
-        wide = op.gelu(_linear(op, _norm(op, x, block.feed_forward_norm), block.up), "erf")
-        down = _linear(op, wide, block.down)
-        if precision == "fp32":  # changes nothing; with it OpenVINO takes a kernel that is up to a quarter faster here
-            down = op.clamp(down, -_LARGEST, _LARGEST)
-        x = op.add(x, down)
-        if layer in wanted:
-            outputs.append(_norm(op, x, final) if final is not None and layer == start + len(blocks) else x)
-    return openvino.Model(outputs, inputs, "esm2")
+    config = network.config
+    x = op.parameter([-1, -1, config.hidden], np.float32, name="x")
+    tables = [op.parameter([1, 1, -1, config.head_size], np.float32) for _ in range(4)]
+    inputs, found = [x, *tables], {0: x}
+    for layer in range(1, max(layers) + 1):
+        x = _block(op, x, tables, cast(Block, network.layers[layer - 1]), precision)
+        found[layer] = _norm(op, x, network.final_norm) if layer == config.layers else x
+    return openvino.Model([found[layer] for layer in layers], inputs, "esm2")
+
+
+def _block(op: Any, x_NSD: Any, tables: Sequence[Any], block: Block, precision: Precision) -> Any:
+    x_NSD = op.add(x_NSD, _attention(op, _norm(op, x_NSD, block.attention_norm), tables, block))
+    wide = op.gelu(_linear(op, _norm(op, x_NSD, block.feed_forward_norm), block.up), "erf")
+    down_NSD = _linear(op, wide, block.down)
+    if precision == "fp32":  # changes nothing; with it OpenVINO takes a kernel that is up to a quarter faster here
+        down_NSD = op.clamp(down_NSD, -_LARGEST, _LARGEST)
+    return op.add(x_NSD, down_NSD)
 
 
 def _attention(op: Any, x_NSD: Any, tables: Sequence[Any], block: Block) -> Any:
