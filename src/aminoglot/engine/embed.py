@@ -134,7 +134,7 @@ class _Collector:
         """The batch as rectangles of equal length, without what failed: owners, and values [C, N, S, D]."""
         if self.out.residue is not None:
             values_CTD = _to_host(values_CTD)
-        finite = bool(values_CTD.isfinite().all())
+        finite = bool(values_CTD.sum().isfinite())  # one such value makes the sum one; seldom, many large ones do too
         at = 0
         for run in batch.runs:
             owners = [piece.owner for piece in pieces[at : at + run.count]]
