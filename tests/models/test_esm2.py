@@ -128,7 +128,9 @@ def test_kernels_equal_the_textbook(kernel: attention.Kernel) -> None:
     torch.manual_seed(0)
     batch = packed(["M" * 5, "A" * 9, "C" * 9, "G" * 9, "W", "K" * 300])
     q, k, v = torch.randn(3, len(batch.tokens_T), 4, 16)
-    torch.testing.assert_close(kernel(q, k, v, batch), attention.reference(q, k, v, batch), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        kernel(q, k, v, batch, batch, False), attention.reference(q, k, v, batch), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -137,7 +139,7 @@ def test_variable_length_kernel_equals_the_textbook() -> None:
     batch = packed(["M" * 5, "A" * 9, "K" * 300])
     batch = type(batch)(batch.tokens_T.cuda(), batch.lengths)
     q, k, v = torch.randn(3, len(batch.tokens_T), 4, 16, device="cuda", dtype=torch.bfloat16)
-    found = attention.variable_length(q, k, v, batch)
+    found = attention.variable_length(q, k, v, batch, batch, False)
     torch.testing.assert_close(found, attention.reference(q, k, v, batch), rtol=2e-2, atol=2e-2)
 
 

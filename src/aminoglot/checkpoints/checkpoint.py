@@ -5,21 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aminoglot.errors import ModelError, listing
-from aminoglot.models.esm2 import ESM2, ESM2Config, rotary_frequencies
+from aminoglot.models.esm2 import ESM2Config, rotary_frequencies
+from aminoglot.models.family import Config, Network, family_of
 
 _READ = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-HEADS = ("lm_head", "contact_head")
-"""Parts a checkpoint may lack; what needs them then fails with a sentence, never with invented weights."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,8 @@ class Checkpoint:
 
     Attributes:
         name: what messages call the model.
-        format: where it came from: ``huggingface``, ``fair-esm`` or ``untrained``.
+        format: where it came from: ``huggingface``, ``fair-esm``, ``nemo1``, ``nemo2``, ``transformer-engine`` or
+            ``untrained``.
         config: the network's shape.
         tensors: weights by the network's own parameter names, often mapped from the file rather than read.
         notes: what the user should know (a head that is absent, weights that were never trained).
@@ -36,37 +36,58 @@ class Checkpoint:
 
     name: str
     format: str
-    config: ESM2Config
+    config: Config
     tensors: Mapping[str, Tensor]
     notes: tuple[str, ...] = field(default=())
 
-    def has(self, head: str) -> bool:
-        """Whether the weights of one of :data:`HEADS` are there."""
-        return any(key.startswith(f"{head}.") for key in self.tensors)
+    def has(self, part: str) -> bool:
+        """Whether the weights of one of the family's parts are there."""
+        return any(key.startswith(f"{part}.") for key in self.tensors)
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 over what makes an embedding: names, shapes and float32 values of the encoder's tensors.
 
-        The same weights have the same digest in every format; heads do not count. bf16 and fp16 values are widened
-        first, which is exact.
+        The same weights have the same digest in every format; heads and decoders do not count. bf16 and fp16 values are
+        widened first, which is exact.
         """
-        keys = sorted(key for key in self.tensors if key.split(".")[0] not in HEADS)
+        parts = family_of(self.config).parts
+        keys = sorted(key for key in self.tensors if key.split(".")[0] not in parts)
         whole = hashlib.sha256()
         with ThreadPoolExecutor(2) as pool:
             for key, digest in zip(keys, pool.map(lambda key: _digest(self.tensors[key]), keys), strict=True):
                 whole.update(f"{key} {list(self.tensors[key].shape)} ".encode() + digest)
         return whole.hexdigest()
 
-    def network(self) -> ESM2:
-        """The network with these very tensors as parameters: nothing is copied, nothing is initialised."""
+    def network(self) -> Network:
+        """The network with these very tensors as parameters: nothing is copied, nothing is initialised.
+
+        Parts that are absent, and those that are loaded on demand, are None.
+        """
+        family = family_of(self.config)
         with torch.device("meta"):
-            network = ESM2(self.config)
-        for head in HEADS:
-            if not self.has(head):
-                setattr(network, head, None)
-        network.load_state_dict(dict(self.tensors), strict=True, assign=True)
+            network = family.build(self.config)
+        left_out = [part for part in family.parts if part in family.on_demand or not self.has(part)]
+        for part in left_out:
+            setattr(network, part, None)
+        tensors = {key: tensor for key, tensor in self.tensors.items() if key.split(".")[0] not in left_out}
+        network.load_state_dict(tensors, strict=True, assign=True)
         return network.requires_grad_(False).eval()
+
+    def part(self, name: str) -> nn.Module:
+        """One part of the network alone, with these very tensors; see :meth:`network`."""
+        with torch.device("meta"):
+            part = getattr(family_of(self.config).build(self.config), name)
+        start = f"{name}."
+        tensors = {key.removeprefix(start): value for key, value in self.tensors.items() if key.startswith(start)}
+        part.load_state_dict(tensors, strict=True, assign=True)
+        found: nn.Module = part.requires_grad_(False).eval()
+        return found
+
+    def only(self, parts: Iterable[str]) -> Checkpoint:
+        """This without the tensors of anything else."""
+        kept = {key: tensor for key, tensor in self.tensors.items() if key.split(".")[0] in parts}
+        return replace(self, tensors=kept)
 
 
 def _digest(tensor: Tensor) -> bytes:
@@ -74,7 +95,7 @@ def _digest(tensor: Tensor) -> bytes:
     return hashlib.sha256(values.data if values.flags.c_contiguous else values.tobytes()).digest()
 
 
-def checked(where: str, config: ESM2Config, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def checked(where: str, config: Config, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Hold tensors against the network's own list.
 
     Returns:
@@ -83,12 +104,14 @@ def checked(where: str, config: ESM2Config, tensors: Mapping[str, Tensor]) -> di
     Raises:
         ModelError: naming every tensor that is missing or has another shape.
     """
+    family = family_of(config)
     found = _contact_shaped(tensors, config)
     with torch.device("meta"):
-        network = ESM2(config)
+        network = family.build(config)
     expected = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
-    found.setdefault("frequencies", rotary_frequencies(config.head_size))
-    absent = [head for head in HEADS if not any(key.startswith(f"{head}.") for key in found)]
+    if "frequencies" in expected:
+        found.setdefault("frequencies", rotary_frequencies(config.head_size))
+    absent = [part for part in family.parts if not any(key.startswith(f"{part}.") for key in found)]
     problems = [f"{key}: not in a model of {config.layers} layers" for key in found if key not in expected]
     problems += [f"{key}: missing" for key in expected if key not in found and key.split(".")[0] not in absent] + [
         f"{key}: shape {list(found[key].shape)}, expected {list(shape)}"
@@ -101,11 +124,11 @@ def checked(where: str, config: ESM2Config, tensors: Mapping[str, Tensor]) -> di
         if tensor.dtype not in _READ
     ]
     if problems:
-        raise ModelError(f"{where}: not a complete ESM-2 of {config.layers} layers:\n{listing(problems)}")
+        raise ModelError(f"{where}: not a complete {family.name} of {config.layers} layers:\n{listing(problems)}")
     return {key: found[key] for key in expected if key in found}
 
 
-def _contact_shaped(tensors: Mapping[str, Tensor], config: ESM2Config) -> dict[str, Tensor]:
+def _contact_shaped(tensors: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
     """Other formats keep the contact head as a matrix of one row; we have a row a layer."""
     found = dict(tensors)
     weight, bias = found.get("contact_head.weight"), found.get("contact_head.bias")
@@ -146,14 +169,16 @@ def only_tensors(where: Path, content: Any) -> dict[str, Tensor]:
     return tensors
 
 
-HEAD_NOTES = ("no language-model head", "no contact head")
+HEAD_NOTES = ("no language-model head", "no contact head", "no decoder")
+"""How notes begin that do not matter to embedding."""
+_MISSING = {
+    "lm_head": "no language-model head in this checkpoint: logits are not available",
+    "contact_head": "no contact head in this checkpoint: contacts are not available",
+    "decoder": "no decoder in this checkpoint: it embeds, but does not write",
+}
 
 
-def head_notes(tensors: Iterable[str]) -> tuple[str, ...]:
-    """A sentence for each head that is absent."""
+def head_notes(config: Config, tensors: Iterable[str]) -> tuple[str, ...]:
+    """A sentence for each part of the family's that is absent."""
     present = {key.split(".")[0] for key in tensors}
-    missing = {
-        "lm_head": "no language-model head in this checkpoint: logits are not available",
-        "contact_head": "no contact head in this checkpoint: contacts are not available",
-    }
-    return tuple(note for head, note in missing.items() if head not in present)
+    return tuple(_MISSING[part] for part in family_of(config).parts if part not in present)

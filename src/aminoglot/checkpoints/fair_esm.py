@@ -63,7 +63,7 @@ def read(path: Path, name: str) -> Checkpoint:
     if regression.is_file():
         state.update(_regression(regression))
     tensors, strangers = _canonical(state, path)
-    notes = head_notes(tensors)
+    notes = head_notes(config, tensors)
     if strangers:
         notes += (f"tensors of no part of ESM-2 were not used: {', '.join(strangers[:5])}",)
     if "contact_head.weight" not in tensors:
@@ -123,6 +123,8 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
     if not checkpoint.has("lm_head"):
         raise ModelError(f"{checkpoint.name}: no language-model head, without which fair-esm loads nothing")
     config = checkpoint.config
+    if not isinstance(config, ESM2Config):
+        raise ModelError(f"{checkpoint.name}: fair-esm's format holds ESM-2 only")
     model: dict[str, Tensor] = {}
     regression: dict[str, Tensor] = {}
     for key, tensor in checkpoint.tensors.items():

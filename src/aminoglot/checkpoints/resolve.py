@@ -9,11 +9,13 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Literal
 
-from aminoglot.checkpoints import fair_esm, hub, huggingface, registry
+from aminoglot.checkpoints import fair_esm, hub, huggingface, pegasus, registry
+from aminoglot.checkpoints import folder as folders
 from aminoglot.checkpoints.checkpoint import Checkpoint
 from aminoglot.checkpoints.untrained import untrained
 from aminoglot.errors import ModelError, OutputError
-from aminoglot.models.esm2 import SIZES
+from aminoglot.models.family import SIZES
+from aminoglot.models.prott5nv import ProtT5nvConfig
 
 Format = Literal["huggingface", "fair-esm"]
 _RANDOM = "random:"
@@ -53,7 +55,7 @@ def resolve(model: str | PathLike[str]) -> Checkpoint:
     if _REPOSITORY.fullmatch(model) and not model.endswith(".pt"):
         repository, _, revision = model.partition("@")
         folder = hub.cached(repository, revision or None) or hub.download(repository, revision or None)
-        return huggingface.read(folder, model)
+        return _folder(folder, model)
     near = difflib.get_close_matches(model, registry.KNOWN, 1)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise ModelError(f"{model}: no such model or path.{hint}\nChoose from {choices()}")
@@ -79,16 +81,23 @@ def _known(known: registry.Known) -> Checkpoint:
 
 def _path(path: Path, name: str) -> Checkpoint:
     if path.is_dir():
-        if not huggingface.is_folder(path):
+        if not folders.is_folder(path):
             raise ModelError(f"{path}: no config.json in this folder; expected a model in Hugging Face's layout")
-        return huggingface.read(path, name)
+        return _folder(path, name)
     if path.suffix == ".safetensors":
-        if huggingface.is_folder(path.parent):
-            return huggingface.read(path.parent, name)
+        if folders.is_folder(path.parent):
+            return _folder(path.parent, name)
         raise ModelError(f"{path}: config.json must lie beside it; then name the folder")
     if path.suffix in (".pt", ".pth"):
         return fair_esm.read(path, name)
     raise ModelError(f"{path}: not a format aminoglot reads (a Hugging Face folder, or a fair-esm .pt)")
+
+
+def _folder(path: Path, name: str) -> Checkpoint:
+    """A folder in Hugging Face's layout, by what it says it holds."""
+    if folders.settings(path).get("model_type") == "pegasus":
+        return pegasus.read(path, name)
+    return huggingface.read(path, name)
 
 
 def _move(folder: Path, paths: list[Path]) -> None:
@@ -128,7 +137,7 @@ def convert(source: str | PathLike[str], destination: Path, to: Format) -> Check
     try:
         temporary.mkdir(parents=True)
         if to == "huggingface":
-            huggingface.write(checkpoint, temporary)
+            (pegasus if isinstance(checkpoint.config, ProtT5nvConfig) else huggingface).write(checkpoint, temporary)
             temporary.rename(destination)
         else:
             fair_esm.write(checkpoint, temporary / destination.name)

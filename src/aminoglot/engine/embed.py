@@ -117,7 +117,8 @@ class _Collector:
         pooled: list[Tensor] = []
         filed: list[int] = []
         for owners, values_CNSD in self._rectangles(pieces, batch, values_CTD):
-            residues_CNSD = values_CNSD[:, :, self.forward.alphabet.prefix_length : -1]
+            before, special = self.forward.alphabet.prefix_length, self.forward.alphabet.special_length
+            residues_CNSD = values_CNSD[:, :, before : before + values_CNSD.shape[2] - special]
             if self.out.protein is not None:
                 filed += owners
                 pooled.append(_pool(values_CNSD, residues_CNSD, self.request.pool))

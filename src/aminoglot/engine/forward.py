@@ -55,8 +55,7 @@ class Forward:
 
     def __call__(self, pieces: Sequence[Piece], texts: Sequence[bytes], work: Work) -> Iterator[Outcome]:
         """Batches of ``pieces``, in order. ``texts`` holds the residues of each owner; ``work`` may run in threads."""
-        special = 1 + self.alphabet.prefix_length
-        lengths = [piece.length + special for piece in pieces]
+        lengths = [piece.length + self.alphabet.special_length for piece in pieces]
         budget = self.budget
         if self.hardware.kind == "cpu":  # few proteins are shared out among the lanes too
             budget = min(budget, max(_LEAST_TOKENS, -(-sum(lengths) // MOST_LANES)))

@@ -6,27 +6,32 @@ Shapes: N proteins, L_i residues of protein i, D hidden, V vocabulary.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from os import PathLike
-from typing import Literal, NamedTuple, Protocol, overload
+from typing import Literal, NamedTuple, Protocol, cast, overload
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from aminoglot.checkpoints import Checkpoint, resolve
 from aminoglot.engine.embed import NOT_FINITE, Embedded, embed
 from aminoglot.engine.forward import Forward
-from aminoglot.engine.hardware import NARROW, Hardware, choose
+from aminoglot.engine.hardware import NARROW, Hardware, choose, exact
 from aminoglot.engine.pieces import Piece
+from aminoglot.engine.writing import SENTINEL_NOTES, Infilled, Writer
 from aminoglot.errors import AminoglotWarning, InputError, ModelError, listing, plural
-from aminoglot.models.esm2 import LONGEST, ESM2Config
+from aminoglot.models.esm2 import ESM2
+from aminoglot.models.family import Config, Family, family_of
 from aminoglot.models.linear import prepare
+from aminoglot.models.prott5nv import Decoder, ProtT5nv
 from aminoglot.packing import Packed
 from aminoglot.sequences import LetterError, clean
 from aminoglot.settings import BackendChoice, Layer, Long, Per, Pool, PrecisionChoice, Request, resolve_layers
-from aminoglot.tokens import ESM2_ALPHABET, MASK
+from aminoglot.tokens import MASK
 
 Array = NDArray[np.float32]
 
@@ -83,6 +88,7 @@ class Model:
     Attributes:
         name: what it was loaded as.
         config: the network's shape.
+        family: what all sizes of its kind have in common.
         hardware: device and precision, and why.
         alphabet: its vocabulary.
         limit: the longest protein of its model card, in residues.
@@ -91,9 +97,10 @@ class Model:
     def __init__(self, checkpoint: Checkpoint, hardware: Hardware) -> None:
         self.name = checkpoint.name
         self.config = checkpoint.config
+        self.family: Family = family_of(self.config)
         self.hardware = hardware.fitted(self.config.hidden)
-        self.alphabet = ESM2_ALPHABET
-        self.limit = LONGEST
+        self.alphabet = self.family.alphabet
+        self.limit = self.family.limit
         self._checkpoint = checkpoint
         self._network = checkpoint.network()
         self._ready: Callable[[Sequence[int]], None] = lambda _: None
@@ -116,7 +123,8 @@ class Model:
     def digest(self) -> str:
         """SHA-256 of the encoder's weights, the same in every file format; see Checkpoint.digest."""
         digest = self._checkpoint.digest
-        del self._checkpoint  # what was read, not mapped, would lie beside the narrowed weights
+        # What was read, not mapped, would lie beside the narrowed weights.
+        self._checkpoint = self._checkpoint.only(self.family.on_demand)
         return digest
 
     def __repr__(self) -> str:
@@ -125,6 +133,10 @@ class Model:
 
     def request(self, per: Per, layer: Layer, pool: Pool, long: Long) -> Request:
         """Check and resolve what a user asks for."""
+        for option, value in (("pool", pool), ("long", long)):
+            reason = self.family.refused.get((option, value))
+            if reason:
+                raise InputError(f"{option} {value}: {reason}")
         layers, several = resolve_layers(layer, self.config.layers)
         return Request(per, layers, several, pool, long, self.limit)
 
@@ -223,7 +235,7 @@ class Model:
         Raises:
             ModelError: when the checkpoint has no language-model head.
         """
-        self._need("lm_head", "logits")
+        network = self._esm2("lm_head", "logits")
         texts = _cleaned(sequences, masks=True)
         request = self.request("residue", -1, "mean", long)
         self._mind_length(texts, request)
@@ -233,7 +245,7 @@ class Model:
         self._ready(last)
 
         def compute(batch: Packed) -> Tensor:
-            return self._network.logits(self._encoder.representations(batch, last)[0])[None]
+            return network.logits(self._encoder.representations(batch, last)[0])[None]
 
         result, back = self._in_order(texts, lambda ordered: embed(forward, ordered, request, shape, compute))
         return [result.residues_of(i)[0] for i in back]
@@ -252,7 +264,7 @@ class Model:
             ModelError: when the checkpoint has no contact head.
             InputError: for ``long="window"`` or ``"skip"``, which no map can be put together from.
         """
-        self._need("contact_head", "contacts")
+        network = self._esm2("contact_head", "contacts")
         if long not in ("truncate", "full", "error"):
             raise InputError(f"contacts with long={long!r}: a map needs the protein whole; use truncate, full or error")
         texts = _cleaned(sequences)
@@ -263,7 +275,7 @@ class Model:
         residues = request.embedded(np.array([len(text) for text in texts]))
         for index, (text, stop) in enumerate(zip(texts, residues.tolist(), strict=True)):
             piece = Piece(index, 0, stop)
-            outcome = next(forward([piece], texts, lambda _, batch: self._network.contacts(batch)[0]))
+            outcome = next(forward([piece], texts, lambda _, batch: network.contacts(batch)[0]))
             if outcome.values is None:
                 raise ModelError(f"sequence {index}: not enough memory for its contact map ({len(text):,} residues)")
             contacts = outcome.values.float().cpu().numpy()
@@ -272,9 +284,106 @@ class Model:
             maps.append(contacts)
         return maps
 
-    def _need(self, head: str, what: str) -> None:
+    def infill(self, sequence: str) -> Infilled:
+        """Write the hidden residues of a protein (ProtT5nv).
+
+        Args:
+            sequence: residues as letters; ``<mask>`` hides one, at most 76 of them.
+
+        Returns:
+            ``sequence`` with the likeliest amino acid at every mask, and ``probabilities`` float32 [masks, 20], columns
+            ACDEFGHIKLMNPQRSTVWY. Masks are written from left to right; each depends on those before it.
+
+        Raises:
+            InputError: for a sequence without masks, with more than 76, or of more than 512 residues.
+            ModelError: when the checkpoint has no decoder.
+        """
+        with self._writing() as writer:
+            return writer.infill(_cleaned([sequence], masks=True)[0])
+
+    def distributions(self, sequences: Iterable[str]) -> list[Array]:
+        """What the model expects at every residue, when that one alone is hidden (ProtT5nv).
+
+        Returns:
+            A list of float32 [L_i, 20], rows summing to one, columns ACDEFGHIKLMNPQRSTVWY.
+
+        Raises:
+            InputError: for a sequence of more than 512 residues.
+            ModelError: when the checkpoint has no decoder.
+        """
+        with self._writing() as writer:
+            return [writer.distributions(text) for text in _cleaned(sequences)]
+
+    def forced_logits(self, sequences: Iterable[str], targets: Iterable[str]) -> list[Array]:
+        """The decoder's logits when it is told what to write (ProtT5nv): teacher forcing.
+
+        Args:
+            sequences: what the encoder sees; the k-th ``<mask>`` of each becomes the sentinel ``<extra_id_k>``.
+            targets: for each sequence tokens as text, ``"<extra_id_0>A<extra_id_1>G"``. ``<s>`` is put before them.
+
+        Returns:
+            A list of float32 [1 + tokens, V]; row u is what may follow the first u tokens. Columns are
+            ``model.alphabet.tokens``.
+        """
+        with self._writing() as writer:
+            return writer.forced(_cleaned(sequences, masks=True), list(targets))
+
+    def generate(
+        self,
+        sequences: Iterable[str],
+        *,
+        most: int = 256,
+        top_p: float | None = None,
+        temperature: float = 1.0,
+        seed: int = 0,
+    ) -> list[str]:
+        """Let the decoder write what it will (ProtT5nv).
+
+        Args:
+            sequences: what the encoder sees; the k-th ``<mask>`` of each becomes the sentinel ``<extra_id_k>``.
+            most: tokens a protein; writing stops at the model's own end, or there.
+            top_p: draw from the fewest tokens that together have this probability; None takes the likeliest.
+            temperature: logits are divided by it before drawing.
+            seed: the same seed, model and sequence give the same tokens, whatever else is in the list.
+
+        Returns:
+            For each sequence tokens as text, ``"<extra_id_0>A<extra_id_1>G"``, without ``<s>`` and ``</s>``.
+        """
+        with self._writing() as writer:
+            return writer.generate(_cleaned(sequences, masks=True), most, top_p, temperature, seed)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Writer]:
+        with exact(self.hardware), torch.inference_mode():
+            yield self._writer
+
+    @cached_property
+    def _writer(self) -> Writer:
+        """The decoder, loaded when first asked for."""
+        network = self._network
+        if not isinstance(network, ProtT5nv):
+            raise InputError(
+                f"{self.name} is an {self.family.name}, which has no decoder: it embeds, but does not write"
+            )
+        if not self._checkpoint.has("decoder"):
+            raise ModelError(f"{self.name}: this checkpoint came without its decoder")
+        decoder = cast(Decoder, self._checkpoint.part("decoder"))
+        prepare(decoder, "fp32" if self.hardware.backend == "openvino" else self.hardware.precision)
+        network.decoder = decoder.to(self.hardware.device)
+        last = [self.config.layers]
+        self._ready(last)
+        writer = Writer(network, lambda batch: self._encoder.representations(batch, last)[0], self.budget)
+        if writer.sentinels != "proper":
+            warnings.warn(f"{self.name}: {SENTINEL_NOTES[writer.sentinels]}", AminoglotWarning, stacklevel=5)
+        return writer
+
+    def _esm2(self, head: str, what: str) -> ESM2:
+        """The network, with a head of ESM-2's."""
+        if not isinstance(self._network, ESM2):
+            raise InputError(f"{what} are ESM-2's, and {self.name} is a {self.family.name}")
         if getattr(self._network, head) is None:
             raise ModelError(f"{self.name}: this checkpoint came without the weights that {what} need ({head})")
+        return self._network
 
     def _mind_length(self, texts: Sequence[bytes], request: Request) -> None:
         long = [i for i, text in enumerate(texts) if len(text) > request.limit]
@@ -306,7 +415,7 @@ class Model:
         return result, back
 
 
-def token_budget(config: ESM2Config, hardware: Hardware) -> int:
+def token_budget(config: Config, hardware: Hardware) -> int:
     """Tokens a batch, fixed by the network's width and the kind of device, so that a rerun is identical.
 
     Batches on a CPU are small, the smaller the wider the network, so that they stay in a core's cache and lanes end

@@ -1,8 +1,9 @@
-"""ESM-2's encoder compiled by OpenVINO: on most CPUs the fastest way to run it, fp32 included.
+"""Encoders compiled by OpenVINO: on most CPUs the fastest way to run them, fp32 included.
 
 OpenVINO is fed better than a converted model would be: every rectangle of equal lengths is computed without padding or
 mask, each lane of the engine has a stream, and so a core, of its own, and weights come from where they are mapped.
-The compiled part begins after the token embedding; that, the rotary tables and all heads are the torch network's.
+The compiled part begins after the token embedding; that, the rotary tables, all heads and decoders are the torch
+network's.
 
 Shapes: T packed tokens, C layers asked for, N sequences of equal length S, D hidden, H heads, K head size.
 """
@@ -22,6 +23,7 @@ from aminoglot.engine.forward import is_allocation_failure
 from aminoglot.engine.hardware import Hardware
 from aminoglot.errors import InputError, ModelError
 from aminoglot.models.esm2 import ESM2, NORM_EPSILON, Block, Rotary
+from aminoglot.models.family import Network
 from aminoglot.models.linear import Precision
 from aminoglot.packing import Packed
 
@@ -42,7 +44,7 @@ class OpenVINOEncoder:
         hardware: precision, and how many lanes.
     """
 
-    def __init__(self, network: ESM2, hardware: Hardware) -> None:
+    def __init__(self, network: Network, hardware: Hardware) -> None:
         self._network, self._hardware = network, hardware
         self._layers: tuple[int, ...] | None = None
         self._requests: SimpleQueue[Any] = SimpleQueue()
@@ -98,8 +100,6 @@ class OpenVINOEncoder:
 
         Compiles first, where these are not the layers of the call before.
         """
-        # After a sequence of one token OpenVINO 2026.4 computes longer ones wrongly; ESM-2's have two at least.
-        assert min(batch.lengths) > 1, "OpenVINO must not be given a sequence of one token"
         requests = self._compiled(layers)
         x_TD = self._network.embedded(batch)
         out_CTD = x_TD.new_empty(len(layers), *x_TD.shape)
@@ -107,6 +107,9 @@ class OpenVINOEncoder:
         request = requests.get()
         try:
             for run in batch.runs:
+                if run.length == 1:  # OpenVINO 2026.4 would compute longer ones wrongly ever after
+                    out_CTD[:, run.start : run.stop] = self._by_torch(batch.tokens_T[run.start : run.stop], layers)
+                    continue
                 tables = [table[:, :, : run.length] for table in all_tables]
                 most = max(1, _RECTANGLE // run.length)
                 for first in range(0, run.count, most):
@@ -120,9 +123,18 @@ class OpenVINOEncoder:
             requests.put(request)
         return out_CTD
 
+    def _by_torch(self, tokens_N: Tensor, layers: Sequence[int]) -> Tensor:
+        """Sequences of one token each, float32 [C, N, D]."""
+        return self._network.representations(Packed(tokens_N, (1,) * len(tokens_N)), layers)
 
-def _tables(length: int, network: ESM2) -> list[Any]:
-    """Cosines and sines of all positions, [1, 1, S, K]: for queries, scaled as attention wants them, and for keys."""
+
+def _tables(length: int, network: Network) -> list[Any]:
+    """Cosines and sines of all positions, [1, 1, S, K]: for queries, scaled as attention wants them, and for keys.
+
+    None for a network whose positions are in its embeddings.
+    """
+    if not isinstance(network, ESM2):
+        return []
     rotary = Rotary.of(torch.arange(length), network.frequencies)
     size = network.config.head_size
     cos, sin = rotary.cos, rotary.sin.clone()
@@ -130,24 +142,25 @@ def _tables(length: int, network: ESM2) -> list[Any]:
     return [(scale * table).view(1, 1, length, size).numpy() for scale in (size**-0.5, 1.0) for table in (cos, sin)]
 
 
-def _graph(network: ESM2, layers: Sequence[int], precision: Precision) -> Any:
+def _graph(network: Network, layers: Sequence[int], precision: Precision) -> Any:
     """OpenVINO's model of the encoder: from x [N, S, D] and :func:`_tables` to these layers, [N, S, D] each."""
     import openvino
     from openvino import opset13 as op
 
     config = network.config
     x = op.parameter([-1, -1, config.hidden], np.float32, name="x")
-    tables = [op.parameter([1, 1, -1, config.head_size], np.float32) for _ in range(4)]
+    rotary = isinstance(network, ESM2)
+    tables = [op.parameter([1, 1, -1, config.head_size], np.float32) for _ in range(4 if rotary else 0)]
     inputs, found = [x, *tables], {0: x}
     for layer in range(1, max(layers) + 1):
         x = _block(op, x, tables, cast(Block, network.layers[layer - 1]), precision)
         found[layer] = _norm(op, x, network.final_norm) if layer == config.layers else x
-    return openvino.Model([found[layer] for layer in layers], inputs, "esm2")
+    return openvino.Model([found[layer] for layer in layers], inputs, "encoder")
 
 
 def _block(op: Any, x_NSD: Any, tables: Sequence[Any], block: Block, precision: Precision) -> Any:
     x_NSD = op.add(x_NSD, _attention(op, _norm(op, x_NSD, block.attention_norm), tables, block))
-    wide = op.gelu(_linear(op, _norm(op, x_NSD, block.feed_forward_norm), block.up), "erf")
+    wide = op.gelu(_linear(op, _norm(op, x_NSD, block.feed_forward_norm), block.up), "erf" if tables else "tanh")
     down_NSD = _linear(op, wide, block.down)
     if precision == "fp32" and block.down.in_features >= _DEEP:  # changes nothing, but OpenVINO takes a faster kernel
         down_NSD = op.clamp(down_NSD, -_LARGEST, _LARGEST)
@@ -161,7 +174,10 @@ def _attention(op: Any, x_NSD: Any, tables: Sequence[Any], block: Block) -> Any:
         op.transpose(op.reshape(_linear(op, x_NSD, one), np.array([0, 0, heads, size]), True), np.array([0, 2, 1, 3]))
         for one in (block.attention.query, block.attention.key, block.attention.value)
     )
-    q, k = _rotated(op, q, tables[:2], size), _rotated(op, k, tables[2:], size)
+    if tables:
+        q, k = _rotated(op, q, tables[:2], size), _rotated(op, k, tables[2:], size)
+    else:
+        q = op.multiply(q, np.float32(size**-0.5))
     o_NHSK = op.matmul(op.softmax(op.matmul(q, k, False, True), -1), v, False, False)
     o_NSHK = op.transpose(o_NHSK, np.array([0, 2, 1, 3]))
     return _linear(op, op.reshape(o_NSHK, np.array([0, 0, heads * size]), True), block.attention.output)
