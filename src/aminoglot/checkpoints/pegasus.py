@@ -19,6 +19,7 @@ from aminoglot.errors import ModelError
 from aminoglot.models.prott5nv import END, NORM_EPSILON, START, ProtT5nvConfig
 from aminoglot.tokens import PROTT5NV_ALPHABET
 
+MODEL_TYPE = "pegasus"
 _ATTENTION = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "out_proj"}
 KEYS = KeyMap(
     {
@@ -135,7 +136,7 @@ def _config(checkpoint: Checkpoint) -> dict[str, Any]:
     config = cast(ProtT5nvConfig, checkpoint.config)
     return {
         "architectures": ["PegasusForConditionalGeneration"],
-        "model_type": "pegasus",
+        "model_type": MODEL_TYPE,
         "vocab_size": len(PROTT5NV_ALPHABET.tokens),
         "d_model": config.hidden,
         "encoder_layers": config.layers,

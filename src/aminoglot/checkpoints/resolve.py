@@ -9,7 +9,17 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Literal
 
-from aminoglot.checkpoints import fair_esm, hub, huggingface, pegasus, registry
+from aminoglot.checkpoints import (
+    archive,
+    fair_esm,
+    hub,
+    huggingface,
+    nemo1,
+    nemo2,
+    pegasus,
+    registry,
+    transformer_engine,
+)
 from aminoglot.checkpoints import folder as folders
 from aminoglot.checkpoints.checkpoint import Checkpoint
 from aminoglot.checkpoints.untrained import untrained
@@ -17,7 +27,7 @@ from aminoglot.errors import ModelError, OutputError
 from aminoglot.models.family import SIZES
 from aminoglot.models.prott5nv import ProtT5nvConfig
 
-Format = Literal["huggingface", "fair-esm"]
+Format = Literal["huggingface", "fair-esm", "nemo1"]
 _RANDOM = "random:"
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 
@@ -81,22 +91,38 @@ def _known(known: registry.Known) -> Checkpoint:
 
 def _path(path: Path, name: str) -> Checkpoint:
     if path.is_dir():
-        if not folders.is_folder(path):
-            raise ModelError(f"{path}: no config.json in this folder; expected a model in Hugging Face's layout")
-        return _folder(path, name)
+        if folders.is_folder(path):
+            return _folder(path, name)
+        return _opened(path, name)
     if path.suffix == ".safetensors":
         if folders.is_folder(path.parent):
             return _folder(path.parent, name)
         raise ModelError(f"{path}: config.json must lie beside it; then name the folder")
     if path.suffix in (".pt", ".pth"):
         return fair_esm.read(path, name)
-    raise ModelError(f"{path}: not a format aminoglot reads (a Hugging Face folder, or a fair-esm .pt)")
+    if archive.is_archive(path):
+        return _opened(path, name)
+    raise ModelError(f"{path}: not a format aminoglot reads (a Hugging Face folder, a fair-esm .pt, a .nemo file)")
+
+
+def _opened(path: Path, name: str) -> Checkpoint:
+    """NeMo's folders and archives, by the files in them."""
+    with archive.opened(path) as files:
+        if nemo2.is_nemo2(files.names):
+            return nemo2.read(path, name, files)
+        if nemo1.is_nemo1(files.names):
+            return nemo1.read(path, name, files)
+    what = "folder" if path.is_dir() else "archive"
+    raise ModelError(f"{path}: no model in this {what}: expected Hugging Face's config.json, or what NeMo 1 or 2 saves")
 
 
 def _folder(path: Path, name: str) -> Checkpoint:
     """A folder in Hugging Face's layout, by what it says it holds."""
-    if folders.settings(path).get("model_type") == "pegasus":
+    kind = folders.settings(path).get("model_type")
+    if kind == pegasus.MODEL_TYPE:
         return pegasus.read(path, name)
+    if kind == transformer_engine.MODEL_TYPE:
+        return transformer_engine.read(path, name)
     return huggingface.read(path, name)
 
 
@@ -139,6 +165,9 @@ def convert(source: str | PathLike[str], destination: Path, to: Format) -> Check
         if to == "huggingface":
             (pegasus if isinstance(checkpoint.config, ProtT5nvConfig) else huggingface).write(checkpoint, temporary)
             temporary.rename(destination)
+        elif to == "nemo1":
+            nemo1.write(checkpoint, temporary / destination.name)
+            _move(temporary, written)
         else:
             fair_esm.write(checkpoint, temporary / destination.name)
             _move(temporary, written)

@@ -1,0 +1,179 @@
+"""NeMo 2's folders, plain or in a tar: settings under ``context``, under ``weights`` a torch distributed checkpoint.
+
+Such a checkpoint is an index, ``.metadata``, a pickle, and ``.distcp`` files in which small torch files lie one after
+the other. Megatron stacks equal layers: a tensor has all layers along its first axis and no number in its name; where
+it does not stack, names have numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aminoglot.checkpoints import archive, safe_pickle
+from aminoglot.checkpoints.checkpoint import Checkpoint, checked, head_notes, shape
+from aminoglot.checkpoints.fused import QKV, unfused
+from aminoglot.checkpoints.keys import KeyMap
+from aminoglot.errors import ModelError
+from aminoglot.models.esm2 import SIZES, ESM2Config
+from aminoglot.tokens import ESM2_ALPHABET
+
+_INDEX = ".metadata"
+_SETTINGS = "context/model.yaml"
+_LAYERS = "encoder.layers."
+_KEYS = KeyMap(
+    {
+        "embedding": "embedding.word_embeddings",
+        "layers.{}.attention_norm": "encoder.layers.{}.self_attention.linear_qkv.layer_norm",
+        "layers.{}.attention.query": "encoder.layers.{}.self_attention.linear_qkv",  # and key and value
+        "layers.{}.attention.output": "encoder.layers.{}.self_attention.linear_proj",
+        "layers.{}.feed_forward_norm": "encoder.layers.{}.mlp.linear_fc1.layer_norm",
+        "layers.{}.up": "encoder.layers.{}.mlp.linear_fc1",
+        "layers.{}.down": "encoder.layers.{}.mlp.linear_fc2",
+        "final_norm": "encoder.final_layernorm",
+        "lm_head.dense": "lm_head.dense",
+        "lm_head.norm": "lm_head.layer_norm",
+        "lm_head": "output_layer",
+    }
+)
+_JOINED = re.compile(r"\.layer_norm_(weight|bias)$")
+_IGNORED = ("_extra_state", "optimizer", "output_layer.weight", "inv_freq")
+_VOCABULARY = len(ESM2_ALPHABET.tokens)
+
+
+def is_nemo2(names: list[str]) -> bool:
+    """Whether a folder's or an archive's file names are a NeMo 2 checkpoint's."""
+    return any(name.rpartition("/")[2] == _INDEX for name in names)
+
+
+def read(path: Path, name: str, opened: archive.Files) -> Checkpoint:
+    """Read an ESM-2 that NeMo 2 saved. Tensors that lie in one piece are mapped.
+
+    Args:
+        path: what messages call it.
+        name: of the model.
+        opened: its files.
+
+    Raises:
+        ModelError: when it holds another model, asks for code, is damaged, or parts are missing.
+    """
+    index = _index_name(path, opened.names)
+    theirs = {
+        key.removeprefix("module."): tensor
+        for key, tensor in _tensors(path, opened, index)
+        if not any(word in key for word in _IGNORED)
+    }
+    heads = _heads(opened, index)
+    config = _config(path, theirs, heads)
+    tensors, strangers = _canonical(path, config, theirs)
+    notes = head_notes(config, tensors)
+    if strangers:
+        notes += (f"tensors of no part of ESM-2 were not used: {', '.join(strangers[:5])}",)
+    return Checkpoint(name, "nemo2", config, checked(str(path), config, tensors), notes)
+
+
+def _index_name(path: Path, names: list[str]) -> str:
+    found = [name for name in names if name.rpartition("/")[2] == _INDEX]
+    if len(found) != 1:
+        raise ModelError(f"{path}: {len(found)} files named {_INDEX}; one model has one")
+    return found[0]
+
+
+def _tensors(path: Path, opened: archive.Files, index: str) -> Iterator[tuple[str, Tensor]]:
+    """All tensors by their own names."""
+    where = f"{path}: {index}"
+    metadata = safe_pickle.load_index(where, opened.bytes(index))
+    folder = index[: -len(_INDEX)]
+    try:
+        places = {(key.fqn, tuple(getattr(key, "offset", None) or ())): place for key, place in metadata.storage_data.items()}
+        described = [(key, one) for key, one in metadata.state_dict_metadata.items() if hasattr(one, "chunks")]
+        for key, one in described:
+            if any(word in key for word in _IGNORED):
+                continue
+            pieces = []
+            for chunk in one.chunks:
+                place = places[key, tuple(chunk.offsets)]
+                pieces.append((tuple(chunk.offsets), _piece(path, opened, folder, key, place, tuple(chunk.sizes))))
+            yield key, _whole(where, key, tuple(one.size), pieces)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{where}: not the index of a checkpoint, or damaged ({error!r})") from error
+
+
+def _piece(path: Path, opened: archive.Files, folder: str, key: str, place: Any, size: tuple[int, ...]) -> Tensor:
+    name = folder + str(place.relative_path)
+    stream, memory, start = opened.part(name, int(place.offset), int(place.length))
+    found = safe_pickle.load_part(f"{path}: {name}: {key}", stream, memory, start)
+    if not isinstance(found, Tensor) or tuple(found.shape) != size:
+        raise ModelError(f"{path}: {name}: {key} is not the tensor of shape {list(size)} that the index says")
+    return found
+
+
+def _whole(where: str, key: str, size: tuple[int, ...], pieces: list[tuple[tuple[int, ...], Tensor]]) -> Tensor:
+    if len(pieces) == 1 and tuple(pieces[0][1].shape) == size:
+        return pieces[0][1]
+    if sum(piece.numel() for _, piece in pieces) != torch.Size(size).numel():
+        raise ModelError(f"{where}: {key}: its pieces do not make {list(size)}")
+    whole = pieces[0][1].new_empty(size)
+    for offsets, piece in pieces:
+        target = whole
+        for axis, (offset, length) in enumerate(zip(offsets, piece.shape, strict=True)):
+            target = target.narrow(axis, offset, length)
+        target.copy_(piece)
+    return whole
+
+
+def _heads(opened: archive.Files, index: str) -> int | None:
+    """The number of heads in the settings, where they say it; no tensor's shape does."""
+    folder = index.removesuffix(_INDEX).removesuffix("weights/")
+    if folder + _SETTINGS not in opened.names:
+        return None
+    found = re.search(r"^\s*num_attention_heads:\s*(\d+)\s*$", opened.text(folder + _SETTINGS), re.MULTILINE)
+    return int(found[1]) if found else None
+
+
+def _config(path: Path, tensors: Mapping[str, Tensor], heads: int | None) -> ESM2Config:
+    """The shape, from the tensors and what is known of ESM-2's sizes."""
+    embedding = tensors.get("embedding.word_embeddings.weight")
+    if embedding is None or embedding.ndim != 2 or len(embedding) < _VOCABULARY:
+        raise ModelError(f"{path}: not an ESM-2; it has no embedding of {_VOCABULARY} tokens or more")
+    if "embedding.position_embeddings.weight" in tensors:
+        raise ModelError(f"{path}: not an ESM-2: its positions are learned")
+    numbers = [int(n[1]) for key in tensors if (n := re.match(r"encoder\.layers\.(\d+)\.", key))]
+    stacked = next((len(value) for key, value in tensors.items() if re.match(r"encoder\.layers\.[a-z]", key)), 0)
+    layers, hidden = (max(numbers) + 1 if numbers else stacked), embedding.shape[1]
+    known = next((c.heads for c in SIZES.values() if (c.layers, c.hidden) == (layers, hidden)), None)
+    if heads is None and known is None:
+        raise ModelError(f"{path}: nothing says how many heads its {layers} layers have ({_SETTINGS} is missing)")
+    return shape(path, layers, hidden, heads or known, True)
+
+
+def _canonical(path: Path, config: ESM2Config, theirs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Our names for their tensors, and the keys that no part of ESM-2 has."""
+    tensors: dict[str, Tensor] = {}
+    strangers: list[str] = []
+    for stored, values in theirs.items():
+        for key, tensor in _layers(stored, values):
+            ours = _KEYS.ours(_JOINED.sub(r".layer_norm.\1", key))
+            if ours is None:
+                strangers.append(key)
+            elif ".attention.query." in ours:
+                parts = unfused(f"{path}: {key}", tensor, 3, config.head_size)
+                tensors.update({ours.replace("query", one): part for one, part in zip(QKV, parts, strict=True)})
+            else:
+                tensors[ours] = tensor[:_VOCABULARY] if ours in ("embedding.weight", "lm_head.bias") else tensor
+    return tensors, strangers
+
+
+def _layers(key: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """One tensor a layer, where all are stacked."""
+    rest = key.removeprefix(_LAYERS)
+    if rest == key or rest[0].isdigit() or tensor.ndim == 0:
+        yield key, tensor
+        return
+    for number, one in enumerate(tensor.unbind(0)):
+        yield f"{_LAYERS}{number}.{rest}", one
