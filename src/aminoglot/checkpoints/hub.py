@@ -30,6 +30,8 @@ def cached(repository: str, revision: str | None = None) -> Path | None:
 
 def torch_hub(known: Known) -> Path | None:
     """The file that fair-esm downloaded earlier, or None."""
+    if known.fair_esm is None:
+        return None
     import torch
 
     path = Path(torch.hub.get_dir()) / "checkpoints" / f"{known.fair_esm}.pt"

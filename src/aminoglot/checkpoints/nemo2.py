@@ -90,7 +90,9 @@ def _tensors(path: Path, opened: archive.Files, index: str) -> Iterator[tuple[st
     metadata = safe_pickle.load_index(where, opened.bytes(index))
     folder = index[: -len(_INDEX)]
     try:
-        places = {(key.fqn, tuple(getattr(key, "offset", None) or ())): place for key, place in metadata.storage_data.items()}
+        places = {
+            (key.fqn, tuple(getattr(key, "offset", None) or ())): place for key, place in metadata.storage_data.items()
+        }
         described = [(key, one) for key, one in metadata.state_dict_metadata.items() if hasattr(one, "chunks")]
         for key, one in described:
             if any(word in key for word in _IGNORED):

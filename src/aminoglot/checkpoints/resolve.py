@@ -80,6 +80,11 @@ def _existing(model: str) -> Path | None:
 
 
 def _known(known: registry.Known) -> Checkpoint:
+    if known.repository is None:
+        raise ModelError(
+            f"{known.name}: only NVIDIA may pass this model on. Get {known.elsewhere}, and name the file's path "
+            f"(random:{known.name} is the same network untrained)"
+        )
     folder = hub.cached(known.repository)
     if folder is not None:
         return huggingface.read(folder, known.name)
@@ -124,6 +129,16 @@ def _folder(path: Path, name: str) -> Checkpoint:
     if kind == transformer_engine.MODEL_TYPE:
         return transformer_engine.read(path, name)
     return huggingface.read(path, name)
+
+
+def lost(checkpoint: Checkpoint, to: Format) -> tuple[str, ...]:
+    """What a format has no place for, a sentence each."""
+    if to != "nemo1":
+        return ()
+    notes = ("NeMo's tokenizer files are not written; BioNeMo brings its own",)
+    if checkpoint.has("contact_head"):
+        return ("NeMo 1 has no place for a contact head; it was left out", *notes)
+    return notes
 
 
 def _move(folder: Path, paths: list[Path]) -> None:

@@ -22,10 +22,10 @@ from aminoglot.engine.embed import NOT_FINITE, Embedded, embed
 from aminoglot.engine.forward import Forward
 from aminoglot.engine.hardware import NARROW, Hardware, choose, exact
 from aminoglot.engine.pieces import Piece
-from aminoglot.engine.writing import SENTINEL_NOTES, Infilled, Writer
+from aminoglot.engine.writing import SENTINEL_NOTES, Infilled, Sentinels, Writer
 from aminoglot.errors import AminoglotWarning, InputError, ModelError, listing, plural
 from aminoglot.models.esm2 import ESM2
-from aminoglot.models.family import Config, Family, family_of
+from aminoglot.models.family import Config, Family, Network, family_of
 from aminoglot.models.linear import prepare
 from aminoglot.models.prott5nv import Decoder, ProtT5nv
 from aminoglot.packing import Packed
@@ -351,6 +351,17 @@ class Model:
         """
         with self._writing() as writer:
             return writer.generate(_cleaned(sequences, masks=True), most, top_p, temperature, seed)
+
+    @property
+    def network(self) -> Network:
+        """The torch network, without what is loaded on demand."""
+        return self._network
+
+    @property
+    def sentinels(self) -> Sentinels:
+        """Which tokens hid residues in a ProtT5nv's training, as far as a probe of its decoder tells."""
+        with self._writing() as writer:
+            return writer.sentinels
 
     @contextmanager
     def _writing(self) -> Iterator[Writer]:

@@ -30,7 +30,7 @@ SENTINEL_NOTES = {
 }
 _AMINO_IDS = [PROTT5NV_ALPHABET.tokens.index(letter) for letter in AMINO_ACIDS]
 _UNKNOWN = 0
-_PROBES = (
+PROBES = (
     b"MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRVGDGTQDNLSGAEKAVQVKVKALPDAQFEVVHSLAKWKRQTLGQHDFSAGEGLYTHM",
     b"MSKGEELFTGVVPILVELDGDVNGHKFSVSGEGEGDATYGKLTLKFICTTGKLPVPWPTLVTTLTYGVQCFSRYPDHMKQHDFFKSAMPEGYVQER",
     b"MVLSPADKTNVKAAWGKVGAHAGEYGAEALERMFLSFPTTKTYFPHFDLSHGSAQVKGHGKKVADALTNAVAHVDDMPNALSALSDLHAHKLRVDP",
@@ -177,7 +177,7 @@ class Writer:
 
         NeMo from 1.13 on gave every sentinel the id of ``<unk>``; ProtT5nv is older, but may have been trained again.
         """
-        texts = [text[:40] + MASK + text[41:] for text in _PROBES]
+        texts = [text[:40] + MASK + text[41:] for text in PROBES]
         logits_BV = self._forced(self._source(texts), self._packed([[START]] * len(texts)))
         first = set(logits_BV.argmax(-1).tolist())
         if first == {FIRST_SENTINEL}:

@@ -1,0 +1,227 @@
+"""ProtT5nv's decoder as users meet it: infilling, distributions, teacher forcing, generation, and the probe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from aminoglot.checkpoints import Checkpoint
+from aminoglot.engine import Model, choose
+from aminoglot.errors import AminoglotWarning, InputError, ModelError
+from aminoglot.models.prott5nv import ProtT5nv
+from aminoglot.packing import Packed
+from aminoglot.tokens import PROTT5NV_ALPHABET
+from tests.reference import randomised
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*cannot be told")
+AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
+COLUMNS = [PROTT5NV_ALPHABET.tokens.index(letter) for letter in AMINO_ACIDS]
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    return randomised("prott5nv-tiny")
+
+
+@pytest.fixture(scope="module", params=["torch", "openvino"])
+def model(request: pytest.FixtureRequest, checkpoint: Checkpoint) -> Model:
+    return Model(checkpoint, choose("cpu", "fp32", request.param))
+
+
+def network(checkpoint: Checkpoint) -> ProtT5nv:
+    found = checkpoint.network()
+    assert isinstance(found, ProtT5nv)
+    found.decoder = checkpoint.part("decoder")  # type: ignore[assignment]
+    return found
+
+
+def probabilities(whole: ProtT5nv, source: list[int], target: list[int]) -> np.ndarray:
+    """Of the 20 amino acids after a target, by the network itself."""
+    batch = [Packed(torch.tensor(row), (len(row),)) for row in (source, target)]
+    with torch.inference_mode():
+        found: np.ndarray = whole(*batch)[-1][COLUMNS].softmax(0).numpy()
+    return found
+
+
+def test_masks_are_written_one_after_the_other(model: Model, checkpoint: Checkpoint) -> None:
+    """MKT<mask>YI<mask>K: sentinels 32 and 33; the second residue is written knowing the first."""
+    found = model.infill("MKT<mask>YI<mask>K")
+    whole, source = network(checkpoint), [22, 16, 12, 32, 20, 14, 33, 16]
+    first = probabilities(whole, source, [1, 32])
+    np.testing.assert_allclose(found.probabilities[0], first, rtol=1e-4)
+    letter = AMINO_ACIDS[int(first.argmax())]
+    second = probabilities(whole, source, [1, 32, COLUMNS[int(first.argmax())], 33])
+    np.testing.assert_allclose(found.probabilities[1], second, rtol=1e-4)
+    assert found.sequence == f"MKT{letter}YI{AMINO_ACIDS[int(second.argmax())]}K"
+    np.testing.assert_allclose(found.probabilities.sum(1), 1, rtol=1e-5)
+
+
+def test_distributions_hide_one_residue_at_a_time(model: Model, checkpoint: Checkpoint) -> None:
+    whole = network(checkpoint)
+    short, single = model.distributions(["mkta", "W"])
+    assert (short.shape, single.shape) == ((4, 20), (1, 20))
+    for place in range(4):
+        source = [22, 16, 12, 6]
+        source[place] = 32
+        np.testing.assert_allclose(short[place], probabilities(whole, source, [1, 32]), rtol=1e-4)
+
+
+def test_distributions_do_not_depend_on_how_they_are_cut(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    protein = "MKTAYIAKQRQISFVKSHFSRQ"
+    together = model.distributions([protein])[0]
+    monkeypatch.setattr(model._writer, "_budget", 50)
+    np.testing.assert_allclose(model.distributions([protein])[0], together, rtol=1e-4, atol=1e-6)
+
+
+def test_teacher_forcing_is_the_network(model: Model, checkpoint: Checkpoint) -> None:
+    found = model.forced_logits(["MK<mask>A", "AC"], ["<extra_id_0>T</s>", ""])
+    assert [logits.shape for logits in found] == [(4, 128), (1, 128)]
+    sources, targets = [[22, 16, 32, 6], [6, 23]], [[1, 32, 12, 2], [1]]
+    whole = network(checkpoint)
+    for logits, source, target in zip(found, sources, targets, strict=True):
+        batch = [Packed(torch.tensor(row), (len(row),)) for row in (source, target)]
+        with torch.inference_mode():
+            np.testing.assert_allclose(logits, whole(*batch).numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_drawn_depends_on_seed_and_sequence_only(model: Model) -> None:
+    proteins = ["MKT<mask>YIAK", "ACDEFGHIK", "W"]
+    options: dict[str, Any] = {"most": 20, "top_p": 0.95, "temperature": 1.5}
+    found = model.generate(proteins, seed=1, **options)
+    assert model.generate(proteins[::-1], seed=1, **options)[::-1] == found
+    assert [model.generate([one], seed=1, **options)[0] for one in proteins] == found
+    assert model.generate(proteins, seed=2, **options) != found
+
+
+def test_a_narrow_nucleus_is_the_likeliest(model: Model) -> None:
+    proteins = ["MKT<mask>YIAK", "ACDEFGHIK"]
+    assert model.generate(proteins, most=10, top_p=1e-6) == model.generate(proteins, most=10)
+
+
+def test_writing_stops_at_the_end(checkpoint: Checkpoint) -> None:
+    """A decoder that prefers ``</s>`` writes nothing; one that never does stops where it is told."""
+    for bias, length in ((1e6, 0), (-1e6, 7)):
+        tensors = dict(checkpoint.tensors)
+        tensors["decoder.bias"] = tensors["decoder.bias"].clone()
+        tensors["decoder.bias"][2] = bias
+        model = Model(replace(checkpoint, tensors=tensors), choose("cpu", "fp32", "torch"))
+        (written,) = model.generate(["MKT"], most=7)
+        assert len(written.replace(">", "> ").split()) <= 7
+        assert (written == "") == (length == 0)
+
+
+def biased(checkpoint: Checkpoint, token: int) -> Model:
+    """A decoder that always begins with one token."""
+    tensors = dict(checkpoint.tensors)
+    tensors["decoder.bias"] = tensors["decoder.bias"].clone()
+    tensors["decoder.bias"][token] = 1e6
+    return Model(replace(checkpoint, tensors=tensors), choose("cpu", "fp32", "torch"))
+
+
+@pytest.mark.parametrize(("token", "found"), [(32, "proper"), (0, "collapsed"), (7, "unknown")])
+def test_the_probe_tells_how_residues_were_hidden(token: int, found: str, checkpoint: Checkpoint) -> None:
+    model = biased(checkpoint, token)
+    if found == "proper":
+        assert model.sentinels == found
+        return
+    with pytest.warns(AminoglotWarning, match="<unk>"):
+        assert model.sentinels == found
+
+
+@pytest.mark.filterwarnings("ignore:.*<unk>")
+def test_collapsed_sentinels_are_used_as_they_were(checkpoint: Checkpoint) -> None:
+    model = biased(checkpoint, 0)
+    found = model.infill("MK<mask>A<mask>")
+    tensors = {**checkpoint.tensors}
+    whole = network(replace(checkpoint, tensors=tensors))
+    np.testing.assert_allclose(found.probabilities[0], probabilities(whole, [22, 16, 0, 6, 0], [1, 0]), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda model: model.infill("MKT"), "<mask>"),
+        (lambda model: model.infill("<mask>" * 77), "76 at most"),
+        (lambda model: model.infill("M" * 512 + "<mask>"), "512 at most"),
+        (lambda model: model.distributions(["M" * 513]), "512 at most"),
+        (lambda model: model.forced_logits(["MK"], ["<nothing>"]), "no token"),
+        (lambda model: model.forced_logits(["MK"], []), "each sequence has one"),
+        (lambda model: model.generate(["MK"], most=0), "most=0"),
+        (lambda model: model.generate(["MK"], top_p=0.0), "top_p"),
+        (lambda model: model.generate(["MK"], temperature=0.0), "temperature"),
+        (lambda model: model.embed(["MK"], pool="cls"), "no token before"),
+        (lambda model: model.embed(["MK"], long="full"), "512 residues"),
+        (lambda model: model.logits(["MK"]), "ESM-2's"),
+        (lambda model: model.contacts(["MK"]), "ESM-2's"),
+    ],
+)
+def test_what_cannot_be_is_said(call: Any, said: str, model: Model) -> None:
+    with pytest.raises(InputError, match=said):
+        call(model)
+
+
+def test_an_encoder_alone_embeds_and_does_not_write(checkpoint: Checkpoint) -> None:
+    tensors = {key: tensor for key, tensor in checkpoint.tensors.items() if not key.startswith("decoder.")}
+    model = Model(replace(checkpoint, tensors=tensors), choose("cpu", "fp32", "torch"))
+    whole = Model(checkpoint, choose("cpu", "fp32", "torch"))
+    assert np.array_equal(model.embed(["MKTAYIAK"]), whole.embed(["MKTAYIAK"]))
+    assert model.digest == whole.digest
+    with pytest.raises(ModelError, match="without its decoder"):
+        model.infill("M<mask>")
+
+
+def test_esm2_does_not_write() -> None:
+    with pytest.raises(InputError, match="no decoder"):
+        Model(randomised("esm2-tiny"), choose("cpu", "fp32", "torch")).infill("M<mask>")
+
+
+def test_embedding_loads_no_decoder(checkpoint: Checkpoint) -> None:
+    model = Model(checkpoint, choose("cpu", "fp32", "torch"))
+    model.embed(["MKT"])
+    assert isinstance(model.network, ProtT5nv)
+    assert model.network.decoder is None
+
+
+def test_the_decoder_comes_after_the_digest_too(checkpoint: Checkpoint) -> None:
+    """Taking the digest lets go of what was read; the decoder is still there to be loaded."""
+    model = Model(checkpoint, choose("cpu", "fp32", "torch"))
+    assert len(model.digest) == 64
+    assert len(model.infill("M<mask>K").sequence) == 3
+
+
+LENGTHS = [1, 2, 1, 7, 30, 30, 512, 600]
+
+
+@pytest.fixture(scope="module")
+def proteins() -> list[str]:
+    rng = np.random.default_rng(0)
+    return ["".join(rng.choice(list(AMINO_ACIDS), length)) for length in LENGTHS]
+
+
+@pytest.mark.filterwarnings("ignore:.*truncated")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_backends_agree(checkpoint: Checkpoint, proteins: list[str], precision: Any) -> None:
+    """Proteins of one residue are one token here, which OpenVINO is not given."""
+    ours, theirs = (Model(checkpoint, choose("cpu", precision, one)) for one in ("torch", "openvino"))  # type: ignore[arg-type]
+    found = zip(ours.embed(proteins, per="residue"), theirs.embed(proteins, per="residue"), strict=True)
+    for length, (mine, other) in zip(LENGTHS, found, strict=True):
+        assert mine.shape == other.shape == (min(length, 512), 32)
+        np.testing.assert_allclose(mine, other, rtol=0, atol=2e-5 if precision == "fp32" else 0.3)
+
+
+@pytest.mark.filterwarnings("ignore:.*truncated")
+def test_a_protein_does_not_depend_on_its_neighbours(model: Model, proteins: list[str]) -> None:
+    together = model.embed(proteins)
+    alone = np.concatenate([model.embed([protein]) for protein in proteins])
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
+
+
+def test_windows_cover_a_long_protein(model: Model, proteins: list[str]) -> None:
+    (found,) = model.embed([proteins[-1]], per="residue", long="window")
+    assert found.shape == (600, 32)
+    (first,) = model.embed([proteins[-1][:512]], per="residue")
+    np.testing.assert_allclose(found[:88], first[:88], rtol=0, atol=1e-5)
