@@ -434,7 +434,7 @@ def token_budget(config: Config, hardware: Hardware) -> int:
     """
     if hardware.kind != "cpu":
         return 32768
-    return 16384 if config.hidden < NARROW else max(256, 1024 * 320 // config.hidden)
+    return 16384 if config.hidden < NARROW else max(256, 1024 * 320**2 // config.hidden**2)
 
 
 def _cleaned(sequences: Iterable[str], masks: bool = False) -> list[bytes]:
