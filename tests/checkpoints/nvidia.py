@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -179,9 +180,10 @@ def nemo2(folder: Path, checkpoint: Checkpoint, *, stacked: bool = True, heads: 
     if heads:
         said = f"_target_: bionemo.esm2.api.ESM2Config\nconfig:\n  num_attention_heads: {heads}\n"
         (folder / "context/model.yaml").write_text(said)
-    torch.distributed.checkpoint.save(
-        esm2_nemo2(checkpoint, stacked=stacked), checkpoint_id=folder / "weights", no_dist=True
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is alone
+        state = esm2_nemo2(checkpoint, stacked=stacked)
+        torch.distributed.checkpoint.save(state, checkpoint_id=folder / "weights", no_dist=True)
     return folder
 
 
@@ -190,7 +192,7 @@ def transformer_engine(folder: Path, checkpoint: Checkpoint, rows: int = 64, **c
     t, config, size = checkpoint.tensors, checkpoint.config, checkpoint.config.head_size
     state: Tensors = {
         "model.embeddings.word_embeddings.weight": padded(t["embedding.weight"], rows),
-        "lm_head.decoder.bias": padded(t["lm_head.bias"], rows, torch.finfo(torch.float32).min),
+        "lm_head.decoder.bias": padded(t["lm_head.bias"], rows, torch.finfo(t["lm_head.bias"].dtype).min),
     }
     for parameter in ("weight", "bias"):
         for layer in range(config.layers):

@@ -202,7 +202,7 @@ def test_mapped_and_read_are_the_same(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"normalization": "rmsnorm"}, "normalization is 'rmsnorm'"),
         ({"num_layers": 3}, "layers.2"),
         ({"num_attention_heads": 0}, "heads"),
-        ({"hidden_size": "wide"}, "hidden size"),
+        ({"hidden_size": "wide", "ffn_hidden_size": None}, "hidden size"),
         ({"ffn_hidden_size": 31}, "ffn_hidden_size is 31"),
     ],
 )

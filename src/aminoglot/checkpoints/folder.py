@@ -109,7 +109,8 @@ def write(folder: Path, tensors: Mapping[str, Tensor], texts: Mapping[str, str |
     """
     from huggingface_hub import save_torch_state_dict
 
-    save_torch_state_dict(dict(tensors), folder, metadata={"format": "pt"})
+    whole = {key: _own(tensor) for key, tensor in tensors.items()}
+    save_torch_state_dict(whole, folder, metadata={"format": "pt"})
     mask = os.umask(0)
     os.umask(mask)
     for file in folder.iterdir():
@@ -117,3 +118,8 @@ def write(folder: Path, tensors: Mapping[str, Tensor], texts: Mapping[str, str |
     for name, text in texts.items():
         written = text if isinstance(text, str) else json.dumps(text, indent=2) + "\n"
         (folder / name).write_text(written, encoding="utf-8")
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """The tensor in memory of its own: safetensors refuses parts of something larger, such as a mapped archive."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
