@@ -37,7 +37,7 @@ def test_every_layer_is_torchs(deep: Checkpoint) -> None:
             np.testing.assert_allclose(mine[layer], other[layer], rtol=0, atol=bound)
 
 
-@pytest.mark.parametrize("layer", [0, 1, 3, -1, [3, 1], [0, 6], "all"])
+@pytest.mark.parametrize("layer", [0, 1, 3, -1, [3, 1], [0, 6], [3, 3, -1], "all"])
 def test_layers_and_rectangles_change_nothing(layer: Any, deep: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [*MIXED, *[protein(40, seed) for seed in range(9)]]
     expected = both(deep)[0].embed(texts, layer=layer)
@@ -99,6 +99,29 @@ def test_a_failed_compilation_leaves_nothing_behind(
         with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else ModelError):
             model.embed(MIXED, layer=1)
     assert model.embed(MIXED).tobytes() == before.tobytes()
+
+
+@pytest.mark.parametrize("depth", [0, 10**6])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_is_not_finite_is_not_hidden(
+    precision: Any, bad: float, depth: int, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One bad value must reach the output, also through what makes OpenVINO take its kernel for long sums."""
+    monkeypatch.setattr(compiled, "_DEEP", depth)
+    tensors = dict(checkpoint.tensors)
+    tensors["layers.0.down.bias"] = tensors["layers.0.down.bias"].clone()
+    tensors["layers.0.down.bias"][3] = bad
+    broken = Model(Checkpoint("broken", "untrained", checkpoint.config, tensors), choose("cpu", precision, "openvino"))
+    with pytest.raises(ModelError, match="not finite"):
+        broken.embed(MIXED)
+
+
+@pytest.mark.parametrize("layer", [1, -1, "all"])
+def test_the_kernel_for_long_sums_is_torchs(layer: Any, deep: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "_DEEP", 0)
+    ours, theirs = both(deep)
+    np.testing.assert_allclose(theirs.embed(MIXED, layer=layer), ours.embed(MIXED, layer=layer), rtol=0, atol=1e-4)
 
 
 def test_weights_are_not_changed(checkpoint: Checkpoint) -> None:

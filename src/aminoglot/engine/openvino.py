@@ -31,7 +31,6 @@ _RECTANGLE = 2048
 _REMEMBERED_KERNELS = 64
 _DEEP = 4096
 """Sums as long as this are slow in the kernel that OpenVINO prefers in fp32; it leaves them to another if clamped."""
-_LARGEST = float(np.finfo(np.float32).max)
 
 
 class OpenVINOEncoder:
@@ -150,7 +149,7 @@ def _block(op: Any, x_NSD: Any, tables: Sequence[Any], block: Block, precision: 
     wide = op.gelu(_linear(op, _norm(op, x_NSD, block.feed_forward_norm), block.up), "erf")
     down_NSD = _linear(op, wide, block.down)
     if precision == "fp32" and block.down.in_features >= _DEEP:  # changes nothing, but OpenVINO takes a faster kernel
-        down_NSD = op.clamp(down_NSD, -_LARGEST, _LARGEST)
+        down_NSD = op.clamp(down_NSD, -np.inf, np.inf)  # not a finite bound, which would hide what is not finite
     return op.add(x_NSD, down_NSD)
 
 
