@@ -46,6 +46,29 @@ def test_layers_and_rectangles_change_nothing(layer: Any, deep: Checkpoint, monk
     np.testing.assert_allclose(model.embed(texts, layer=layer), expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("filled", [0, 10**6])
+@pytest.mark.parametrize("layer", [2, "all"])
+def test_fillers_change_nothing(filled: int, layer: Any, deep: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With and without fillers: every length modulo a register, neighbours of other lengths, short and long."""
+    texts = [protein(length, length) for length in (*range(1, 40), 126, 127, 300, 302, 303)]
+    expected = both(deep)[0].embed(texts, per="residue", layer=layer)
+    monkeypatch.setattr(compiled, "_FILLED", filled)
+    for mine, other in zip(both(deep)[1].embed(texts, per="residue", layer=layer), expected, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_stands_in_fillers_does_not_matter(
+    precision: Any, deep: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [protein(length, length) for length in (20, 33, 60)]
+    model = Model(deep, choose("cpu", precision, "openvino"))
+    expected = model.embed(texts)
+    zeros = torch.Tensor.new_zeros
+    monkeypatch.setattr(torch.Tensor, "new_zeros", lambda tensor, *shape: zeros(tensor, *shape) + 3)
+    np.testing.assert_array_equal(model.embed(texts), expected)
+
+
 def test_other_layers_are_compiled_anew(checkpoint: Checkpoint) -> None:
     ours, theirs = both(checkpoint)
     for layer in (-1, 1, [0, 2], -1):
