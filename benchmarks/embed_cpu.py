@@ -27,7 +27,7 @@ import torch
 
 from aminoglot.models.esm2 import SIZES
 
-RESIDUES = {"esm2-8m": 200_000, "esm2-35m": 60_000, "esm2-150m": 12_000, "esm2-650m": 6_000, "esm2-3b": 5_000}
+RESIDUES = {"esm2-8m": 100_000, "esm2-35m": 60_000, "esm2-150m": 12_000, "esm2-650m": 6_000, "esm2-3b": 5_000}
 """Residues of the sample: enough for a steady rate, few enough for an afternoon."""
 TUNED_ON = 3
 """Settings are tried on a third of the sample."""

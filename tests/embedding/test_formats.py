@@ -141,7 +141,9 @@ def test_both_are_two_files_and_one_table(truth: Any, made: Any, name: str, seve
 def test_closing_twice_is_no_crime(made: Any, name: str) -> None:
     """``with`` around a store that was closed by hand."""
     with aminoglot.open(made(name, "protein", False)) as store:
+        held = len(store.ids)
         store.close()
+    assert held == len(IDS)
 
 
 def test_a_path_may_be_a_string_or_start_at_home(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:

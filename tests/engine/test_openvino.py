@@ -37,13 +37,36 @@ def test_every_layer_is_torchs(deep: Checkpoint) -> None:
             np.testing.assert_allclose(mine[layer], other[layer], rtol=0, atol=bound)
 
 
-@pytest.mark.parametrize("layer", [0, 1, 3, -1, [3, 1], [0, 6], "all"])
+@pytest.mark.parametrize("layer", [0, 1, 3, -1, [3, 1], [0, 6], [3, 3, -1], "all"])
 def test_layers_and_rectangles_change_nothing(layer: Any, deep: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [*MIXED, *[protein(40, seed) for seed in range(9)]]
     expected = both(deep)[0].embed(texts, layer=layer)
     monkeypatch.setattr(compiled, "_RECTANGLE", 100)
     model = both(deep)[1]
     np.testing.assert_allclose(model.embed(texts, layer=layer), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("filled", [0, 10**6])
+@pytest.mark.parametrize("layer", [2, "all"])
+def test_fillers_change_nothing(filled: int, layer: Any, deep: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With and without fillers: every length modulo a register, neighbours of other lengths, short and long."""
+    texts = [protein(length, length) for length in (*range(1, 40), 126, 127, 300, 302, 303)]
+    expected = both(deep)[0].embed(texts, per="residue", layer=layer)
+    monkeypatch.setattr(compiled, "_FILLED", filled)
+    for mine, other in zip(both(deep)[1].embed(texts, per="residue", layer=layer), expected, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_stands_in_fillers_does_not_matter(
+    precision: Any, deep: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [protein(length, length) for length in (20, 33, 60)]
+    model = Model(deep, choose("cpu", precision, "openvino"))
+    expected = model.embed(texts)
+    zeros = torch.Tensor.new_zeros
+    monkeypatch.setattr(torch.Tensor, "new_zeros", lambda tensor, *shape: zeros(tensor, *shape) + 3)
+    np.testing.assert_array_equal(model.embed(texts), expected)
 
 
 def test_other_layers_are_compiled_anew(checkpoint: Checkpoint) -> None:
@@ -99,6 +122,29 @@ def test_a_failed_compilation_leaves_nothing_behind(
         with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else ModelError):
             model.embed(MIXED, layer=1)
     assert model.embed(MIXED).tobytes() == before.tobytes()
+
+
+@pytest.mark.parametrize("depth", [0, 10**6])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_is_not_finite_is_not_hidden(
+    precision: Any, bad: float, depth: int, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One bad value must reach the output, also through what makes OpenVINO take its kernel for long sums."""
+    monkeypatch.setattr(compiled, "_DEEP", depth)
+    tensors = dict(checkpoint.tensors)
+    tensors["layers.0.down.bias"] = tensors["layers.0.down.bias"].clone()
+    tensors["layers.0.down.bias"][3] = bad
+    broken = Model(Checkpoint("broken", "untrained", checkpoint.config, tensors), choose("cpu", precision, "openvino"))
+    with pytest.raises(ModelError, match="not finite"):
+        broken.embed(MIXED)
+
+
+@pytest.mark.parametrize("layer", [1, -1, "all"])
+def test_the_kernel_for_long_sums_is_torchs(layer: Any, deep: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "_DEEP", 0)
+    ours, theirs = both(deep)
+    np.testing.assert_allclose(theirs.embed(MIXED, layer=layer), ours.embed(MIXED, layer=layer), rtol=0, atol=1e-4)
 
 
 def test_weights_are_not_changed(checkpoint: Checkpoint) -> None:
