@@ -144,13 +144,15 @@ def test_a_malicious_index_runs_nothing(folder: Path, tmp_path: Path) -> None:
 
 def test_a_malicious_piece_runs_nothing(folder: Path, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
-    piece = next((folder / "weights").glob("*.distcp"))
+    index = pickle.loads((folder / "weights/.metadata").read_bytes())
+    place = next(place for key, place in index.storage_data.items() if key.fqn.endswith("word_embeddings.weight"))
     evil = io.BytesIO()
     torch.save(Evil(mark), evil)
-    data = bytearray(piece.read_bytes())
-    data[: len(evil.getvalue())] = evil.getvalue()
-    piece.write_bytes(bytes(data))
-    refusal(folder)
+    assert len(evil.getvalue()) <= place.length
+    with (folder / "weights" / place.relative_path).open("r+b") as piece:
+        piece.seek(place.offset)
+        piece.write(evil.getvalue().ljust(place.length, b"\0"))
+    assert "refused: the file asks Python for" in refusal(folder)
     assert not mark.exists()
 
 

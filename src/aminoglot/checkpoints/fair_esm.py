@@ -118,13 +118,13 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
     """Write ``path`` and its contact regression; fair-esm's ``load_model_and_alphabet_local`` reads them.
 
     Raises:
-        ModelError: when the language-model head is missing.
+        ModelError: when it is no ESM-2, or its language-model head is missing.
     """
-    if not checkpoint.has("lm_head"):
-        raise ModelError(f"{checkpoint.name}: no language-model head, without which fair-esm loads nothing")
     config = checkpoint.config
     if not isinstance(config, ESM2Config):
-        raise ModelError(f"{checkpoint.name}: fair-esm's format holds ESM-2 only")
+        raise ModelError(f"{checkpoint.name}: fair-esm's format holds ESM-2 only, not ProtT5nv")
+    if not checkpoint.has("lm_head"):
+        raise ModelError(f"{checkpoint.name}: no language-model head, without which fair-esm loads nothing")
     model: dict[str, Tensor] = {}
     regression: dict[str, Tensor] = {}
     for key, tensor in checkpoint.tensors.items():

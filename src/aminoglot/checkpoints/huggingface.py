@@ -37,6 +37,8 @@ KEYS = KeyMap(
 _FREQUENCIES = "rotary_embeddings.inv_freq"
 _LAYER_FREQUENCIES = "esm.encoder.layer.{}.attention.self.rotary_embeddings.inv_freq"
 _TIED = "lm_head.decoder.weight"
+_PROTT5_XL = (1024, 24, 128)
+"""Width, layers and tokens by which ProtT5-XL is told from other T5s."""
 _IGNORED = ("position_embeddings.weight", "position_ids", "lm_head.decoder.bias", "pooler.")
 
 
@@ -62,7 +64,7 @@ def read_config(folder: Path) -> ESM2Config:
     path, raw = folder / "config.json", folders.settings(folder)
     impostor = _impostor(raw)
     if impostor:
-        raise ModelError(f"{folder}: this is {impostor}, not an ESM-2, and aminoglot does not run it")
+        raise ModelError(f"{folder}: this is {impostor}, neither ESM-2 nor ProtT5nv, and aminoglot does not run it")
     config = shape(
         path,
         raw.get("num_hidden_layers"),
@@ -84,8 +86,9 @@ def read_config(folder: Path) -> ESM2Config:
 def _impostor(raw: Mapping[str, Any]) -> str | None:
     """What the folder holds if it is no ESM-2, else None."""
     kind = raw.get("model_type")
-    if kind == "nv_esm":
-        return "NVIDIA's TransformerEngine export"
+    if kind in ("t5", "mt5", "umt5", "longt5"):
+        found = (raw.get("d_model"), raw.get("num_layers"), raw.get("vocab_size"))
+        return "ProtT5-XL" if found == _PROTT5_XL else f"a {str(kind).upper()}"
     if kind != "esm":
         return f"a {kind} model" if kind else "a folder whose config.json names no model_type"
     if raw.get("is_folding_model"):
