@@ -171,7 +171,13 @@ def test_verify(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert status("verify", name, "--device", "cpu") == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("note")]
     checks = {line[8:].split(":")[0]: line[:8].strip() for line in lines}
-    for check in ("parameters", "weights are finite", "outputs are finite", "batches change nothing", "bf16 is near fp32"):
+    for check in (
+        "parameters",
+        "weights are finite",
+        "outputs are finite",
+        "batches change nothing",
+        "bf16 is near fp32",
+    ):
         assert checks[check] == "ok"
     assert checks.get("sentinels", "-") == "-"
     assert checks.get("published values", "-") == "-"
@@ -180,9 +186,7 @@ def test_verify(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(("value", "said"), [(torch.nan, "not finite: layers.1.up.weight"), (0.0, "all zero")])
-def test_verify_finds_bad_weights(
-    value: float, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verify_finds_bad_weights(value: float, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     convert("random:esm2-tiny", tmp_path / "hf", "huggingface")
     file = tmp_path / "hf" / "model.safetensors"
     tensors = load_file(file)
