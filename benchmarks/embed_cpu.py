@@ -231,7 +231,7 @@ def main() -> None:
             weights = Path(temporary) / name
             convert = [sys.executable, "-m", "aminoglot", "convert", f"random:{name}", str(weights), "--to"]
             subprocess.run([*convert, "huggingface"], check=True)
-            sequences = sample(options.fasta, options.residues or RESIDUES[name], family_of(SIZES[name]).limit)
+            sequences = sample(options.fasta, options.residues or RESIDUES[name], SIZES[name].longest)
             bench = Bench(name, weights, sequences, Path(temporary))
             *rows, rest = measure(bench, options.repeats, not options.no_compiler, lambda line: print(line, flush=True))
             print(table(name, rows), flush=True)

@@ -104,7 +104,7 @@ PROTT5NV_ALPHABET = Alphabet(
     ),
     cls=None,
     eos=None,
-    mask=None,
+    mask=4,
     unknown=25,
 )
 """BioNeMo's SentencePiece model of 30 pieces, and what NeMo adds to it. The encoder sees residues only. J has no token;

@@ -36,7 +36,7 @@ def describe(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
     yield "parameters", f"{sum(types.values()):,}"
     yield "numbers", ", ".join(f"{dtype} ({count:,})" for dtype, count in types.most_common())
     yield "holds", " and ".join(["encoder", *parts])
-    yield "longest protein", f"{family.limit:,} residues"
+    yield "longest protein", f"{config.longest:,} residues"
     yield "digest", checkpoint.digest
     for note in checkpoint.notes:
         yield "note", note

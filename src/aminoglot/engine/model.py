@@ -6,28 +6,27 @@ Shapes: N proteins, L_i residues of protein i, D hidden, V vocabulary.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from os import PathLike
-from typing import Literal, NamedTuple, Protocol, cast, overload
+from threading import Lock
+from typing import Literal, NamedTuple, Protocol, overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from aminoglot.checkpoints import Checkpoint, resolve
 from aminoglot.engine.embed import NOT_FINITE, Embedded, embed
 from aminoglot.engine.forward import Forward
-from aminoglot.engine.hardware import NARROW, Hardware, choose, exact
+from aminoglot.engine.hardware import NARROW, Hardware, choose
 from aminoglot.engine.pieces import Piece
-from aminoglot.engine.writing import SENTINEL_NOTES, Infilled, Sentinels, Writer
+from aminoglot.engine.writing import SENTINEL_NOTES, Infilled, Sentinels, Writer, opened
 from aminoglot.errors import AminoglotWarning, InputError, ModelError, listing, plural
 from aminoglot.models.esm2 import ESM2
 from aminoglot.models.family import Config, Family, Network, family_of
 from aminoglot.models.linear import prepare
-from aminoglot.models.prott5nv import Decoder, ProtT5nv
+from aminoglot.models.prott5nv import ProtT5nv
 from aminoglot.packing import Packed
 from aminoglot.sequences import LetterError, clean
 from aminoglot.settings import BackendChoice, Layer, Long, Per, Pool, PrecisionChoice, Request, resolve_layers
@@ -65,7 +64,8 @@ def load(
     """Load a model.
 
     Args:
-        model: ``esm2-8m`` ... ``esm2-15b``, a Hugging Face id, a folder, a fair-esm ``.pt``, or ``random:esm2-8m``.
+        model: ``esm2-8m`` ... ``esm2-15b``, a Hugging Face id, a folder or file in any format that docs/checkpoints.md
+            lists (a ``.pt``, a ``.nemo``), or ``random:esm2-8m``.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         precision: ``auto`` (bf16 where the device multiplies it natively, else fp32), ``fp32`` or ``bf16``; on CUDA
             also ``fp16`` (what auto takes on Volta) and ``fp8`` (Hopper).
@@ -100,10 +100,12 @@ class Model:
         self.family: Family = family_of(self.config)
         self.hardware = hardware.fitted(self.config.hidden)
         self.alphabet = self.family.alphabet
-        self.limit = self.family.limit
+        self.limit = self.config.longest
         self._checkpoint = checkpoint
         self._network = checkpoint.network()
         self._ready: Callable[[Sequence[int]], None] = lambda _: None
+        self._opened: Writer | None = None
+        self._opening = Lock()
         self._encoder = self._prepared()
         self.budget = token_budget(self.config, self.hardware)
 
@@ -196,7 +198,7 @@ class Model:
         Args:
             sequences: residues as letters; what may be in them is said in :mod:`aminoglot.sequences.letters`.
             per: ``protein``, ``residue`` or ``both``.
-            layer: a number (0 is the scaled embedding, -1 the last layer, after its norm), several, or ``all``.
+            layer: a number (0 is the embedding, -1 the last layer, after its norm), several, or ``all``.
             pool: ``mean`` over residues, ``max``, or ``cls``; special tokens are in neither mean nor max.
             long: for proteins over the model's limit: ``truncate`` (with a warning), ``window``, ``full``, ``error``.
 
@@ -298,8 +300,7 @@ class Model:
             InputError: for a sequence without masks, with more than 76, or of more than 512 residues.
             ModelError: when the checkpoint has no decoder.
         """
-        with self._writing() as writer:
-            return writer.infill(_cleaned([sequence], masks=True)[0])
+        return self._writer().infill(_cleaned([sequence], masks=True)[0])
 
     def distributions(self, sequences: Iterable[str]) -> list[Array]:
         """What the model expects at every residue, when that one alone is hidden (ProtT5nv).
@@ -311,8 +312,8 @@ class Model:
             InputError: for a sequence of more than 512 residues.
             ModelError: when the checkpoint has no decoder.
         """
-        with self._writing() as writer:
-            return [writer.distributions(text) for text in _cleaned(sequences)]
+        writer = self._writer()
+        return [writer.distributions(text) for text in _cleaned(sequences)]
 
     def forced_logits(self, sequences: Iterable[str], targets: Iterable[str]) -> list[Array]:
         """The decoder's logits when it is told what to write (ProtT5nv): teacher forcing.
@@ -325,8 +326,9 @@ class Model:
             A list of float32 [1 + tokens, V]; row u is what may follow the first u tokens. Columns are
             ``model.alphabet.tokens``.
         """
-        with self._writing() as writer:
-            return writer.forced(_cleaned(sequences, masks=True), list(targets))
+        if isinstance(targets, str):
+            raise InputError("one string was given where a list of targets is expected; write [target]")
+        return self._writer().forced(_cleaned(sequences, masks=True), list(targets))
 
     def generate(
         self,
@@ -344,31 +346,28 @@ class Model:
             most: tokens a protein; writing stops at the model's own end, or there.
             top_p: draw from the fewest tokens that together have this probability; None takes the likeliest.
             temperature: logits are divided by it before drawing.
-            seed: the same seed, model and sequence give the same tokens, whatever else is in the list.
+            seed: the same seed, model and sequence give the same tokens (but for rounding, in half precision), whatever
+                else is in the list. A sequence that is in it several times is written in several ways.
 
         Returns:
             For each sequence tokens as text, ``"<extra_id_0>A<extra_id_1>G"``, without ``<s>`` and ``</s>``.
         """
-        with self._writing() as writer:
-            return writer.generate(_cleaned(sequences, masks=True), most, top_p, temperature, seed)
+        return self._writer().generate(_cleaned(sequences, masks=True), most, top_p, temperature, seed)
 
     @property
     def network(self) -> Network:
-        """The torch network, without what is loaded on demand."""
+        """The torch network; a decoder is part of it once something was written."""
         return self._network
 
     @property
     def sentinels(self) -> Sentinels:
-        """Which tokens hid residues in a ProtT5nv's training, as far as a probe of its decoder tells."""
-        with self._writing() as writer:
-            return writer.sentinels
+        """How residues were hidden in a ProtT5nv's training, as far as a probe of its decoder tells.
 
-    @contextmanager
-    def _writing(self) -> Iterator[Writer]:
-        with exact(self.hardware), torch.inference_mode():
-            yield self._writer
+        ``proper``: as ``<extra_id_0>``, ``<extra_id_1>`` and so on; ``collapsed``: as ``<unk>``, all of them;
+        ``unknown``: it cannot be told.
+        """
+        return self._writer().sentinels
 
-    @cached_property
     def _writer(self) -> Writer:
         """The decoder, loaded when first asked for."""
         network = self._network
@@ -376,22 +375,29 @@ class Model:
             raise InputError(
                 f"{self.name} is an {self.family.name}, which has no decoder: it embeds, but does not write"
             )
-        if not self._checkpoint.has("decoder"):
-            raise ModelError(f"{self.name}: this checkpoint came without its decoder")
-        decoder = cast(Decoder, self._checkpoint.part("decoder"))
-        prepare(decoder, "fp32" if self.hardware.backend == "openvino" else self.hardware.precision)
-        network.decoder = decoder.to(self.hardware.device)
         last = [self.config.layers]
         self._ready(last)
-        writer = Writer(network, lambda batch: self._encoder.representations(batch, last)[0], self.budget)
-        if writer.sentinels != "proper":
-            warnings.warn(f"{self.name}: {SENTINEL_NOTES[writer.sentinels]}", AminoglotWarning, stacklevel=5)
-        return writer
+        with self._opening:
+            if self._opened is None:
+                self._opened = opened(
+                    self.name,
+                    network,
+                    self._checkpoint,
+                    lambda batch: self._encoder.representations(batch, last)[0],
+                    self.hardware,
+                    self.budget,
+                )
+                note = SENTINEL_NOTES.get(self._opened.sentinels)
+                if note:
+                    warnings.warn(f"{self.name}: {note}", AminoglotWarning, stacklevel=3)
+            return self._opened
 
     def _esm2(self, head: str, what: str) -> ESM2:
         """The network, with a head of ESM-2's."""
         if not isinstance(self._network, ESM2):
-            raise InputError(f"{what} are ESM-2's, and {self.name} is a {self.family.name}")
+            raise InputError(
+                f"{what} are ESM-2's, and {self.name} is a {self.family.name}; it has distributions and forced_logits"
+            )
         if getattr(self._network, head) is None:
             raise ModelError(f"{self.name}: this checkpoint came without the weights that {what} need ({head})")
         return self._network

@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aminoglot.errors import InputError
-from aminoglot.models.prott5nv import END, FIRST_SENTINEL, LONGEST, MOST_MASKS, START, Decoding, ProtT5nv
-from aminoglot.packing import Packed, batches
+from aminoglot.checkpoints import Checkpoint
+from aminoglot.engine.embed import NOT_FINITE
+from aminoglot.engine.forward import Forward
+from aminoglot.engine.hardware import Hardware
+from aminoglot.engine.pieces import Piece
+from aminoglot.errors import InputError, ModelError
+from aminoglot.models.linear import prepare
+from aminoglot.models.prott5nv import END, FIRST_SENTINEL, MOST_MASKS, START, UNKNOWN, Decoder, Decoding, ProtT5nv
+from aminoglot.packing import Packed
 from aminoglot.tokens import MASK, PROTT5NV_ALPHABET
 
 Array = NDArray[np.float32]
@@ -29,7 +36,6 @@ SENTINEL_NOTES = {
     "unknown": "whether sentinels or <unk> hid residues in its training cannot be told; sentinels are used",
 }
 _AMINO_IDS = [PROTT5NV_ALPHABET.tokens.index(letter) for letter in AMINO_ACIDS]
-_UNKNOWN = 0
 PROBES = (
     b"MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRVGDGTQDNLSGAEKAVQVKVKALPDAQFEVVHSLAKWKRQTLGQHDFSAGEGLYTHM",
     b"MSKGEELFTGVVPILVELDGDVNGHKFSVSGEGEGDATYGKLTLKFICTTGKLPVPWPTLVTTLTYGVQCFSRYPDHMKQHDFFKSAMPEGYVQER",
@@ -50,127 +56,165 @@ class Infilled(NamedTuple):
 
 
 class Writer:
-    """A ProtT5nv with its decoder.
+    """A ProtT5nv with its decoder. Sources are computed as embeddings are: in batches, lanes, halved where need be.
 
     Args:
         network: with its decoder.
         encode: its last layer for a packed batch, float32 [T, D].
+        hardware: where to compute.
         budget: tokens a batch.
+
+    Raises:
+        ModelError: where what the decoder says is not finite.
     """
 
-    def __init__(self, network: ProtT5nv, encode: Callable[[Packed], Tensor], budget: int) -> None:
-        self._network, self._encode, self._budget = network, encode, budget
-        self.sentinels: Sentinels = "proper"
-        self.sentinels = self._probed()
+    def __init__(self, network: ProtT5nv, encode: Callable[[Packed], Tensor], hardware: Hardware, budget: int) -> None:
+        self._network, self._encode, self._hardware, self._budget = network, encode, hardware, budget
+        self.sentinels: Sentinels = self._probed()
 
     def infill(self, text: bytes) -> Infilled:
         """Write the masks of one protein, from left to right; each sees those written before it."""
         places = [place for place, letter in enumerate(text) if letter == MASK[0]]
         if not places:
             raise InputError("nothing to fill in: hide residues as <mask>")
-        source = self._source([text])
-        decoding = Decoding(self._network, self._encode(source), source)
-        written, rows = bytearray(text), []
-        told = [START]
-        for number, place in enumerate(places):
-            logits_V = decoding.extend(self._packed([[*told, self._sentinel(number)]]))[-1]
-            probabilities = logits_V[_AMINO_IDS].softmax(0).cpu().numpy()
-            best = int(probabilities.argmax())
-            rows.append(probabilities)
-            written[place] = ord(AMINO_ACIDS[best])
-            told = [_AMINO_IDS[best]]
-        return Infilled(written.decode(), np.stack(rows))
+
+        def work(_: list[int], source: Packed) -> Tensor:
+            decoding = Decoding(self._network, self._encode(source), source)
+            rows, told = [], [START]
+            for number in range(len(places)):
+                logits_V = self._extended(decoding, [[*told, _sentinel(number, self.sentinels)]])[-1]
+                rows.append(logits_V[_AMINO_IDS].softmax(0))
+                told = [_AMINO_IDS[int(rows[-1].argmax())]]
+            return torch.stack(rows)
+
+        ((_, found),) = self._run([text], 2 * len(places), work)
+        written = bytearray(text)
+        for place, row in zip(places, found.tolist(), strict=True):
+            written[place] = ord(AMINO_ACIDS[row.index(max(row))])
+        return Infilled(written.decode(), found.cpu().numpy())
 
     def distributions(self, text: bytes) -> Array:
         """The 20 amino acids at each residue, when that one alone is hidden: float32 [L, 20]."""
-        rows = np.empty((len(text), len(AMINO_ACIDS)), np.float32)
         hidden = [text[:place] + MASK + text[place + 1 :] for place in range(len(text))]
-        for chosen in batches([len(text)] * len(text), self._budget):
-            part = hidden[chosen]
-            target = self._packed([[START, self._sentinel(0)]] * len(part))
-            logits_BV = self._forced(self._source(part), target)[1::2]
-            rows[chosen] = logits_BV[:, _AMINO_IDS].softmax(-1).cpu().numpy()
-        return rows
+        told = [START, _sentinel(0, self.sentinels)]
+
+        def work(owners: list[int], source: Packed) -> Tensor:
+            logits_UV = self._forced(source, [told] * len(owners))
+            return logits_UV[1::2, _AMINO_IDS].softmax(-1)
+
+        return np.concatenate([found.cpu().numpy() for _, found in self._run(hidden, len(told), work)])
 
     def forced(self, texts: Sequence[bytes], targets: Sequence[str]) -> list[Array]:
         """Logits after ``<s>`` and after each token of the targets, float32 [1 + tokens, V] a protein."""
         if len(texts) != len(targets):
             raise InputError(f"{len(texts):,} sequences and {len(targets):,} targets: each sequence has one")
-        told = [[START, *_tokens(target)] for target in targets]
+        told = [self._told(target) for target in targets]
         rows: list[Array] = []
-        for chosen in batches([len(text) for text in texts], self._budget):
-            target = self._packed(told[chosen])
-            logits_UV = self._forced(self._source(texts[chosen]), target)
-            rows += [part.cpu().numpy() for part in logits_UV.split(target.lengths)]
+        for owners, found in self._run(
+            texts, max(map(len, told)), lambda owners, source: self._forced(source, [told[owner] for owner in owners])
+        ):
+            rows += [part.cpu().numpy() for part in found.split([len(told[owner]) for owner in owners])]
         return rows
 
     def generate(
         self, texts: Sequence[bytes], most: int, top_p: float | None, temperature: float, seed: int
     ) -> list[str]:
         """What the decoder writes of its own choice, without its end."""
-        if not 1 <= most < LONGEST:
-            raise InputError(f"most={most}: the decoder writes 1 to {LONGEST - 1} tokens")
-        if top_p is not None and not 0 < top_p <= 1:
-            raise InputError(f"top_p={top_p}: a probability above 0, up to 1, is wanted")
-        if not temperature > 0:
-            raise InputError(f"temperature={temperature}: it must be above 0")
+        if not 1 <= most < self._places:
+            raise InputError(f"most={most}: the decoder writes 1 to {self._places - 1} tokens")
+        choosers = _choosers(texts, top_p, temperature, seed)
+
+        def work(owners: list[int], source: Packed) -> Tensor:
+            return self._written(source, [choosers[owner] for owner in owners], most)
+
         found: list[str] = []
-        for chosen in batches([len(text) for text in texts], self._budget):
-            part = texts[chosen]
-            choosers = [_chooser(text, top_p, temperature, seed) for text in part]
-            written = self._written(self._source(part), choosers, most)
-            found += ["".join(PROTT5NV_ALPHABET.tokens[token] for token in tokens) for tokens in written]
+        for _, written in self._run(texts, most, work):
+            for row in written.tolist():
+                tokens = row[: row.index(END)] if END in row else row
+                found.append("".join(PROTT5NV_ALPHABET.tokens[token] for token in tokens))
         return found
 
-    def _written(self, source: Packed, choosers: Sequence[Chooser], most: int) -> list[list[int]]:
+    def _written(self, source: Packed, choosers: Sequence[Chooser], most: int) -> Tensor:
+        """Tokens chosen one after the other, int64 [B, most], ``</s>`` behind the end."""
         decoding = Decoding(self._network, self._encode(source), source)
-        written: list[list[int]] = [[] for _ in choosers]
-        ended = [False] * len(choosers)
+        written = torch.full((len(choosers), most), END)
         last = [START] * len(choosers)
-        for _ in range(most):
-            logits_BV = decoding.extend(self._packed([[token] for token in last])).cpu().numpy()
-            for index, (choose, logits_V) in enumerate(zip(choosers, logits_BV, strict=True)):
-                if ended[index]:
-                    continue
-                last[index] = choose(logits_V)
-                ended[index] = last[index] == END
-                if not ended[index]:
-                    written[index].append(last[index])
-            if all(ended):
+        going = set(range(len(choosers)))
+        for step in range(most):
+            logits_BV = self._extended(decoding, [[token] for token in last]).cpu().numpy()
+            for index in sorted(going):
+                last[index] = choosers[index](logits_BV[index])
+                written[index, step] = last[index]
+            going -= {index for index in going if last[index] == END}
+            if not going:
                 break
         return written
 
-    def _forced(self, source: Packed, target: Packed) -> Tensor:
-        return Decoding(self._network, self._encode(source), source).extend(target)
+    def _forced(self, source: Packed, told: Sequence[Sequence[int]]) -> Tensor:
+        return self._extended(Decoding(self._network, self._encode(source), source), told)
 
-    def _source(self, texts: Sequence[bytes]) -> Packed:
-        """Residues as they are, the k-th mask of each protein as the k-th sentinel."""
-        for text in texts:
-            if len(text) > LONGEST:
-                raise InputError(f"a sequence of {len(text):,} residues: ProtT5nv's decoder takes {LONGEST} at most")
-            if text.count(MASK) > MOST_MASKS:
-                raise InputError(
-                    f"{text.count(MASK)} masks in a sequence: ProtT5nv was trained on {MOST_MASKS} at most"
+    def _extended(self, decoding: Decoding, told: Sequence[Sequence[int]]) -> Tensor:
+        """Logits of targets that grow, [U, V], looked at before anything is made of them."""
+        ids = np.array([token for target in told for token in target], dtype=np.uint8)
+        logits_UV = decoding.extend(Packed.of(ids, [len(target) for target in told], self._hardware.device))
+        if not logits_UV.isfinite().all():
+            raise ModelError(NOT_FINITE)
+        return logits_UV
+
+    def _run(
+        self,
+        texts: Sequence[bytes],
+        added: int,
+        work: Callable[[list[int], Packed], Tensor],
+        sentinels: Sentinels | None = None,
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Batches of sources, in order, and what was made of them.
+
+        Args:
+            texts: residues, hidden ones as :data:`MASK`.
+            added: tokens that the decoder is told or writes of each, at most: they take memory as sources do.
+            work: takes numbers of texts and the packed sources.
+            sentinels: what stands for hidden residues, where that is not known yet.
+        """
+        for number, text in enumerate(texts):
+            self._check(number, text)
+
+        def hidden(pieces: Sequence[Piece], batch: Packed) -> Tensor:
+            return work([piece.owner for piece in pieces], _hidden(batch, sentinels or self.sentinels))
+
+        longest = max(map(len, texts))
+        forward = Forward(PROTT5NV_ALPHABET, self._hardware, max(1, self._budget * longest // (longest + added)))
+        pieces = [Piece(number, 0, len(text)) for number, text in enumerate(texts)]
+        for outcome in forward(pieces, texts, hidden):
+            owners = [piece.owner for piece in outcome.pieces]
+            if outcome.values is None:
+                raise ModelError(
+                    f"sequence {owners[0]}: not enough memory to write, {len(texts[owners[0]]):,} residues"
                 )
-        joined = b"".join(texts)
-        ids = PROTT5NV_ALPHABET.encode([joined.replace(MASK, b"X")])
-        at = 0
-        for text in texts:
-            places = [at + place for place, letter in enumerate(text) if letter == MASK[0]]
-            ids[places] = [self._sentinel(number) for number in range(len(places))]
-            at += len(text)
-        return Packed.of(ids, [len(text) for text in texts], self._device)
+            yield owners, outcome.values
 
-    def _packed(self, targets: Sequence[Sequence[int]]) -> Packed:
-        ids = np.array([token for target in targets for token in target], dtype=np.uint8)
-        return Packed.of(ids, [len(target) for target in targets], self._device)
+    def _check(self, number: int, text: bytes) -> None:
+        longest = self._network.config.longest
+        if len(text) > longest:
+            raise InputError(f"sequence {number}: {len(text):,} residues; ProtT5nv's decoder takes {longest} at most")
+        if text.count(MASK) > MOST_MASKS:
+            raise InputError(
+                f"sequence {number}: {text.count(MASK)} masks; ProtT5nv was trained on {MOST_MASKS} at most"
+            )
 
     @property
-    def _device(self) -> torch.device:
-        return self._network.embedding.weight.device
+    def _places(self) -> int:
+        """How many tokens a target may have, ``<s>`` among them."""
+        return self._network.config.positions
 
-    def _sentinel(self, number: int) -> int:
-        return _UNKNOWN if self.sentinels == "collapsed" else FIRST_SENTINEL + number
+    def _told(self, target: str) -> list[int]:
+        """What the decoder is told of a target, ``<s>`` first; sentinels as the model was trained."""
+        told = [START, *_tokens(target)]
+        if len(told) > self._places:
+            raise InputError(f"target {target[:60]!r}: {len(told) - 1:,} tokens, more than {self._places - 1}")
+        if self.sentinels == "collapsed":
+            return [UNKNOWN if token >= FIRST_SENTINEL else token for token in told]
+        return told
 
     def _probed(self) -> Sentinels:
         """Which tokens stood for hidden residues in training: what the decoder writes first tells.
@@ -178,17 +222,53 @@ class Writer:
         NeMo from 1.13 on gave every sentinel the id of ``<unk>``; ProtT5nv is older, but may have been trained again.
         """
         texts = [text[:40] + MASK + text[41:] for text in PROBES]
-        logits_BV = self._forced(self._source(texts), self._packed([[START]] * len(texts)))
-        first = set(logits_BV.argmax(-1).tolist())
+        run = self._run(texts, 1, lambda owners, source: self._forced(source, [[START]] * len(owners)), "proper")
+        first = {token for _, logits_BV in run for token in logits_BV.argmax(-1).tolist()}
         if first == {FIRST_SENTINEL}:
             return "proper"
-        return "collapsed" if first == {_UNKNOWN} else "unknown"
+        return "collapsed" if first == {UNKNOWN} else "unknown"
+
+
+def opened(
+    name: str,
+    network: ProtT5nv,
+    checkpoint: Checkpoint,
+    encode: Callable[[Packed], Tensor],
+    hardware: Hardware,
+    budget: int,
+) -> Writer:
+    """Load the decoder, which embedding does without, and try it.
+
+    Raises:
+        ModelError: when the checkpoint has none.
+    """
+    if not checkpoint.has("decoder"):
+        raise ModelError(f"{name}: this checkpoint came without its decoder")
+    decoder = cast(Decoder, checkpoint.part("decoder"))
+    prepare(decoder, "fp32" if hardware.backend == "openvino" else hardware.precision)
+    network.decoder = decoder.to(hardware.device)
+    return Writer(network, encode, hardware, budget)
+
+
+def _sentinel(number: int, sentinels: Sentinels) -> int:
+    return UNKNOWN if sentinels == "collapsed" else FIRST_SENTINEL + number
+
+
+def _hidden(batch: Packed, sentinels: Sentinels) -> Packed:
+    """The k-th mask of each sequence as the k-th sentinel."""
+    mask_T = batch.tokens_T == PROTT5NV_ALPHABET.mask
+    masks_B = batch.per_sequence_sum(mask_T.long())
+    number_T = mask_T.cumsum(0) - 1 - batch.per_token(masks_B.cumsum(0) - masks_B)
+    sentinel_T = number_T.new_full((), UNKNOWN) if sentinels == "collapsed" else FIRST_SENTINEL + number_T
+    return Packed(torch.where(mask_T, sentinel_T, batch.tokens_T), batch.lengths)
 
 
 def _tokens(target: str) -> list[int]:
     """Ids of tokens written one after the other."""
     known = {token: number for number, token in enumerate(PROTT5NV_ALPHABET.tokens)}
-    words = re.findall(r"<[^<>]*>|.", target)
+    words = re.findall(r"<[^<>]*>|.", target, re.DOTALL)
+    if words[:1] == ["<s>"]:
+        raise InputError(f"target {target[:60]!r}: <s> is put before every target; leave it out")
     strangers = [word for word in words if word not in known]
     if strangers:
         raise InputError(f"target {target[:60]!r}: {strangers[0]!r} is no token of ProtT5nv's")
@@ -199,14 +279,34 @@ Chooser = Callable[[NDArray[np.float32]], int]
 """Takes a token for logits [V]."""
 
 
-def _chooser(text: bytes, top_p: float | None, temperature: float, seed: int) -> Chooser:
-    """The likeliest token; or one drawn from the fewest that together have a probability of ``top_p``.
+def _choosers(texts: Sequence[bytes], top_p: float | None, temperature: float, seed: int) -> list[Chooser]:
+    """For each text one that takes the likeliest token, or one that draws.
 
-    What is drawn for a protein depends on the seed and on its sequence, not on what else is in the batch.
+    What is drawn depends on the seed, the sequence, and how often that came before in the list, not on what else is in
+    it: a sequence that is there ten times is written in ten ways.
+
+    Raises:
+        InputError: for values that cannot be, and for those that would be without effect.
     """
+    if not temperature > 0:
+        raise InputError(f"temperature={temperature}: it must be above 0")
+    if seed < 0:
+        raise InputError(f"seed={seed}: a number from 0 on is wanted")
     if top_p is None:
-        return lambda logits_V: int(logits_V.argmax())
-    generator = np.random.Generator(np.random.PCG64([seed, zlib.crc32(text)]))
+        if temperature != 1 or seed:
+            raise InputError("temperature and seed are for drawing: give top_p too (1.0 draws from all tokens)")
+        return [lambda logits_V: int(logits_V.argmax())] * len(texts)
+    if not 0 < top_p <= 1:
+        raise InputError(f"top_p={top_p}: a probability above 0, up to 1, is wanted")
+    found, before = [], Counter[bytes]()
+    for text in texts:
+        found.append(_drawing(np.random.default_rng([seed, zlib.crc32(text), before[text]]), top_p, temperature))
+        before[text] += 1
+    return found
+
+
+def _drawing(generator: np.random.Generator, top_p: float, temperature: float) -> Chooser:
+    """Draws from the fewest tokens that together have a probability of ``top_p``."""
 
     def draw(logits_V: NDArray[np.float32]) -> int:
         scaled = logits_V.astype(np.float64) / temperature

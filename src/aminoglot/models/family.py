@@ -1,4 +1,4 @@
-"""The families of networks, and what checkpoints and the engine ask of each. Nobody else tells them apart."""
+"""The families of networks, and what checkpoints and the engine ask of each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ class Family:
     Attributes:
         name: as people write it.
         alphabet: its vocabulary.
-        limit: the longest protein of its model card, in residues.
         build: the network of a config.
         sizes: configs by name.
         parts: what embedding does not need and a checkpoint may lack; what needs it then fails with a sentence.
@@ -32,7 +31,6 @@ class Family:
 
     name: str
     alphabet: Alphabet
-    limit: int
     build: Callable[[Any], Network]
     sizes: Mapping[str, Config]
     parts: tuple[str, ...]
@@ -40,16 +38,15 @@ class Family:
     refused: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
-_ESM2 = Family("ESM-2", ESM2_ALPHABET, esm2.LONGEST, ESM2, esm2.SIZES, ("lm_head", "contact_head"))
+_ESM2 = Family("ESM-2", ESM2_ALPHABET, ESM2, esm2.SIZES, parts=("lm_head", "contact_head"))
 _PROTT5NV = Family(
     "ProtT5nv",
     PROTT5NV_ALPHABET,
-    prott5nv.LONGEST,
     ProtT5nv,
     prott5nv.SIZES,
-    ("decoder",),
-    ("decoder",),
-    {
+    parts=("decoder",),
+    on_demand=("decoder",),
+    refused={
         ("long", "full"): "ProtT5nv has learned positions for 512 residues and none beyond; use window or truncate",
         ("pool", "cls"): "ProtT5nv's encoder has no token before the residues; use mean or max",
     },

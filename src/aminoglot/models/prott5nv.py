@@ -39,8 +39,8 @@ LONGEST = 512
 """The model card's limit, in residues, which are tokens here."""
 MOST_MASKS = 76
 """As many residues were hidden in training at most; later sentinels were never seen."""
-START, END = 1, 2
-FIRST_SENTINEL = 32
+UNKNOWN, START, END = (PROTT5NV_ALPHABET.tokens.index(token) for token in ("<unk>", "<s>", "</s>"))
+FIRST_SENTINEL = PROTT5NV_ALPHABET.tokens.index("<extra_id_0>")
 _VOCABULARY = len(PROTT5NV_ALPHABET.tokens)
 
 
@@ -69,6 +69,11 @@ class ProtT5nvConfig:
         return self.hidden // self.heads
 
     @property
+    def longest(self) -> int:
+        """The longest protein of the model card that there are positions for."""
+        return min(LONGEST, self.positions)
+
+    @property
     def encoder_parameters(self) -> int:
         """Number of trained values that embedding needs: tables, encoder blocks, a final norm."""
         d = self.hidden
@@ -93,6 +98,10 @@ SIZES = {
 """The released size, and ``prott5nv-tiny``, which exists for tests and was never trained by anyone."""
 
 
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values of one layer, each [T, H, K]."""
+
+
 class Attention(nn.Module):
     """Multi-head attention of some tokens to others: their own sequence's, or those of its source."""
 
@@ -104,21 +113,30 @@ class Attention(nn.Module):
         self.value = Linear(config.hidden, config.hidden)
         self.output = Linear(config.hidden, config.hidden)
 
-    def keys_values(self, y_TD: Tensor) -> tuple[Tensor, Tensor]:
+    def keys_values(self, x_TD: Tensor) -> KeysValues:
         """Keys and values of the tokens that are looked at, each [T, H, K]."""
-        return self.key(y_TD).unflatten(-1, self.shape), self.value(y_TD).unflatten(-1, self.shape)
+        return self.key(x_TD).unflatten(-1, self.shape), self.value(x_TD).unflatten(-1, self.shape)
 
     def forward(
-        self, x_UD: Tensor, keys_values: tuple[Tensor, Tensor], batch: Packed, keys: Packed, causal: bool = False
+        self, x_UD: Tensor, keys_values: KeysValues, target: Packed, source: Packed, causal: bool = False
     ) -> Tensor:
+        """What the tokens of ``target`` find in those of ``source``: [U, D].
+
+        Args:
+            x_UD: the tokens that look.
+            keys_values: of the tokens that are looked at.
+            target: how those that look lie.
+            source: how those that are looked at lie; the same, where a sequence looks at itself.
+            causal: no token looks at later ones.
+        """
         q_UHK = self.query(x_UD).unflatten(-1, self.shape)
-        o_UHK = attention.attention(q_UHK, *keys_values, batch, keys, causal)
+        o_UHK = attention.attention(q_UHK, *keys_values, target, source, causal)
         out_UD: Tensor = self.output(o_UHK.flatten(-2))
         return out_UD
 
 
-class Block(nn.Module):
-    """One block of the encoder: attention, then a feed-forward network, each added to the stream."""
+class Layer(nn.Module):
+    """What blocks of the encoder and of the decoder have in common."""
 
     def __init__(self, config: ProtT5nvConfig) -> None:
         super().__init__()
@@ -128,23 +146,65 @@ class Block(nn.Module):
         self.up = Linear(config.hidden, 4 * config.hidden)
         self.down = Linear(4 * config.hidden, config.hidden)
 
+    def feed_forward(self, x_TD: Tensor) -> Tensor:
+        """What the feed-forward network adds to the stream, [T, D]."""
+        out_TD: Tensor = self.down(F.gelu(self.up(self.feed_forward_norm(x_TD)), approximate="tanh"))
+        return out_TD
+
+
+class Block(Layer):
+    """One block of the encoder: attention, then a feed-forward network, each added to the stream."""
+
     def forward(self, x_TD: Tensor, batch: Packed) -> Tensor:
         y_TD = self.attention_norm(x_TD)
         x_TD = x_TD + self.attention(y_TD, self.attention.keys_values(y_TD), batch, batch)
         return x_TD + self.feed_forward(x_TD)
 
-    def feed_forward(self, x_TD: Tensor) -> Tensor:
-        out_TD: Tensor = self.down(F.gelu(self.up(self.feed_forward_norm(x_TD)), approximate="tanh"))
-        return out_TD
 
-
-class DecoderBlock(Block):
+class DecoderBlock(Layer):
     """One block of the decoder: attention to what was written before, attention to the source, feed-forward."""
 
     def __init__(self, config: ProtT5nvConfig) -> None:
         super().__init__(config)
         self.source_norm = nn.LayerNorm(config.hidden, NORM_EPSILON)
         self.source_attention = Attention(config)
+
+    def forward(
+        self, x_UD: Tensor, target: Packed, memory: Memory, written: Packed, of_source: KeysValues, source: Packed
+    ) -> Tensor:
+        """The stream after this block, [U, D].
+
+        Args:
+            x_UD: the stream of the tokens that are new.
+            target: how they lie.
+            memory: this layer's, of the tokens before them; it takes the new ones in.
+            written: how all those tokens lie then.
+            of_source: this layer's keys and values of the sources.
+            source: how those lie.
+        """
+        y_UD = self.attention_norm(x_UD)
+        keys_values = memory.extended(self.attention.keys_values(y_UD), len(target.lengths))
+        x_UD = x_UD + self.attention(y_UD, keys_values, target, written, causal=True)
+        x_UD = x_UD + self.source_attention(self.source_norm(x_UD), of_source, target, source)
+        return x_UD + self.feed_forward(x_UD)
+
+
+class Memory:
+    """One layer's keys and values of all that was written so far, packed target by target."""
+
+    def __init__(self) -> None:
+        self._kept: KeysValues | None = None
+
+    def extended(self, new: KeysValues, count: int) -> KeysValues:
+        """With new ones behind those of each of ``count`` targets of equal length, which stay."""
+        if self._kept is not None:
+            key, value = (
+                torch.cat((old.unflatten(0, (count, -1)), more.unflatten(0, (count, -1))), 1).flatten(0, 1)
+                for old, more in zip(self._kept, new, strict=True)
+            )
+            new = key, value
+        self._kept = new
+        return new
 
 
 class Decoder(nn.Module):
@@ -225,8 +285,8 @@ class Decoding:
         assert network.decoder is not None, "this network was loaded without its decoder"
         self._network, self._decoder, self._source = network, network.decoder, source
         self._of_source = [block.source_attention.keys_values(source_TD) for block in self._decoder.blocks]
-        self._of_target: list[tuple[Tensor, Tensor]] = []
-        self._length = 0
+        self._memories = [Memory() for _ in self._decoder.blocks]
+        self._lengths = (0,) * len(source.lengths)
 
     def extend(self, target: Packed) -> Tensor:
         """Logits after each of the tokens that are added, float32 [U, V].
@@ -235,36 +295,12 @@ class Decoding:
             target: the next tokens of every target, in the order of the sources. Only the first call may bring targets
                 of unequal lengths, and no call may follow it then.
         """
-        seen = self._length
-        assert not seen or len(set(target.lengths)) == 1, "targets that go on must be of equal length"
-        keys = target if not seen else _longer(target, seen)
+        seen = self._lengths[0]
+        even = all(len(set(lengths)) == 1 for lengths in (self._lengths, target.lengths))
+        assert not any(self._lengths) or even, "targets that go on must be of equal length"
+        self._lengths = tuple(before + more for before, more in zip(self._lengths, target.lengths, strict=True))
+        written = Packed(target.tokens_T.new_empty(0), self._lengths) if seen else target
         x_UD = self._network.embedded(target, seen)
-        for number, block in enumerate(self._decoder.blocks):
-            y_UD = block.attention_norm(x_UD)
-            kept = self._kept(number, block.attention.keys_values(y_UD), target)
-            x_UD = x_UD + block.attention(y_UD, kept, target, keys, causal=True)
-            y_UD = block.source_norm(x_UD)
-            x_UD = x_UD + block.source_attention(y_UD, self._of_source[number], target, self._source)
-            x_UD = x_UD + block.feed_forward(x_UD)
-        self._length = seen + max(target.lengths)
-        x_UD = self._decoder.final_norm(x_UD)
-        return F.linear(x_UD, self._network.embedding.weight, self._decoder.bias)
-
-    def _kept(self, number: int, new: tuple[Tensor, Tensor], target: Packed) -> tuple[Tensor, Tensor]:
-        """Keys and values of all tokens so far of one layer, packed sequence by sequence."""
-        if not self._length:
-            self._of_target.append(new)
-            return new
-        count = len(target.lengths)
-        joined = tuple(
-            torch.cat((old.unflatten(0, (count, -1)), more.unflatten(0, (count, -1))), 1).flatten(0, 1)
-            for old, more in zip(self._of_target[number], new, strict=True)
-        )
-        self._of_target[number] = (joined[0], joined[1])
-        return self._of_target[number]
-
-
-def _longer(target: Packed, seen: int) -> Packed:
-    """How the keys of targets lie that have ``seen`` tokens before these; the tokens themselves are not asked for."""
-    lengths = tuple(seen + length for length in target.lengths)
-    return Packed(target.tokens_T.new_empty(0), lengths)
+        for block, memory, of_source in zip(self._decoder.blocks, self._memories, self._of_source, strict=True):
+            x_UD = block(x_UD, target, memory, written, of_source, self._source)
+        return F.linear(self._decoder.final_norm(x_UD), self._network.embedding.weight, self._decoder.bias)
