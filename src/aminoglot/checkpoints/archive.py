@@ -12,6 +12,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
@@ -23,6 +24,8 @@ from aminoglot.errors import ModelError
 
 _GZIP = b"\x1f\x8b"
 _MOST_MEMBERS = 100_000
+_MOST_HEADER = 1 << 20
+_DEPTH = 4
 _MOST_TEXT = 4 << 20
 _MOST_INDEX = 256 << 20
 _MOST_GROWTH = 20
@@ -64,8 +67,8 @@ class Files(ABC):
             raise ModelError(f"{self._path}: there is no {name} in it")
         return self._sizes[name]
 
-    def part(self, name: str, start: int = 0, length: int | None = None) -> tuple[BinaryIO, Tensor, int]:
-        """Some bytes of one file: a stream over them; what they lie in, mapped, uint8; and where they begin in it.
+    def part(self, name: str, start: int = 0, length: int | None = None) -> tuple[BinaryIO, Tensor]:
+        """Some bytes of one file: a stream over them, and the same mapped, uint8.
 
         What is mapped may be used after the files were closed.
         """
@@ -74,7 +77,7 @@ class Files(ABC):
             raise ModelError(f"{self._path}: {name} is cut short; get it again")
         file, memory, begin = self._place(name)
         stream = io.BufferedReader(_Part(file, begin + start, length))
-        return cast(BinaryIO, stream), memory, begin + start
+        return cast(BinaryIO, stream), memory[begin + start : begin + start + length]
 
     @abstractmethod
     def _place(self, name: str) -> tuple[BinaryIO, Tensor, int]:
@@ -93,11 +96,11 @@ class Archive(Files):
 
 
 class Folder(Files):
-    """A folder; links and whatever else is no regular file do not count."""
+    """A folder; links and whatever else is no regular file do not count, nor what lies deeper than a model's files."""
 
     def __init__(self, path: Path, stack: ExitStack) -> None:
         self._stack, self._opened = stack, dict[str, tuple[BinaryIO, Tensor]]()
-        files = [file for file in sorted(path.rglob("*")) if file.is_file() and not file.is_symlink()]
+        files = sorted(islice(_regular(path, _DEPTH), _MOST_MEMBERS))
         super().__init__(path, {file.relative_to(path).as_posix(): file.stat().st_size for file in files})
 
     def _place(self, name: str) -> tuple[BinaryIO, Tensor, int]:
@@ -105,6 +108,16 @@ class Folder(Files):
             file = self._stack.enter_context((self._path / name).open("rb"))
             self._opened[name] = (file, _memory(file))
         return *self._opened[name], 0
+
+
+def _regular(folder: Path, depth: int) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if path.is_symlink():
+            continue
+        if path.is_file():
+            yield path
+        elif path.is_dir() and depth > 1:
+            yield from _regular(path, depth - 1)
 
 
 def _memory(file: BinaryIO) -> Tensor:
@@ -120,7 +133,7 @@ def opened(path: Path) -> Iterator[Files]:
 
     Raises:
         ModelError: for anything but an archive of regular files with proper names, for one that is damaged, and where
-            the disk has no room for what is to be unpacked.
+            the disk has no room for what is to be unpacked. What goes wrong while it is open becomes one too.
     """
     try:
         if path.is_dir():
@@ -136,14 +149,27 @@ def opened(path: Path) -> Iterator[Files]:
             with tempfile.TemporaryFile() as whole:
                 _unpack(path, file, whole)
                 yield Archive(path, whole)
+    except ModelError:
+        raise
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # damage surfaces as nearly anything
+        raise ModelError(f"{path}: damaged, or not what NeMo saves ({repr(error)[:200]})") from error
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is a tar, or a gzipped something."""
-    with path.open("rb") as file:
-        start = file.read(512)
+    """Whether a file is a tar, or a gzipped something.
+
+    Raises:
+        ModelError: when it cannot be read.
+    """
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
     return start[:2] == _GZIP or start[257:262] == b"ustar"
 
 
@@ -177,7 +203,7 @@ def _members(path: Path, file: BinaryIO) -> dict[str, tarfile.TarInfo]:
     found: dict[str, tarfile.TarInfo] = {}
     end = os.fstat(file.fileno()).st_size
     try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
+        with tarfile.open(fileobj=cast(BinaryIO, _Headers(file)), mode="r:") as tar:
             for count, member in enumerate(tar):
                 name = PurePosixPath(member.name)
                 if count == _MOST_MEMBERS:
@@ -196,6 +222,18 @@ def _members(path: Path, file: BinaryIO) -> dict[str, tarfile.TarInfo]:
     except tarfile.TarError as error:
         raise ModelError(f"{path}: not a tar archive, or damaged ({error})") from error
     return found
+
+
+class _Headers:
+    """An archive for whoever looks for its members only: no name in it takes much memory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.seek, self.tell, self._file = file.seek, file.tell, file
+
+    def read(self, size: int) -> bytes:
+        if size > _MOST_HEADER:
+            raise tarfile.TarError(f"a member's name of {size:,} bytes")
+        return self._file.read(size)
 
 
 class _Part(io.RawIOBase):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from aminoglot.errors import ModelError, listing
 from aminoglot.models.esm2 import ESM2Config, rotary_frequencies
 from aminoglot.models.family import Config, Network, family_of
+from aminoglot.models.prott5nv import ProtT5nvConfig
 
 _READ = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -119,9 +121,9 @@ def checked(where: str, config: Config, tensors: Mapping[str, Tensor]) -> dict[s
         if key in found and tuple(found[key].shape) != shape
     ]
     problems += [
-        f"{key}: stored as {tensor.dtype}, which aminoglot does not read"
+        f"{key}: stored as {tensor.dtype} on {tensor.device}, {tensor.layout}, which aminoglot does not read"
         for key, tensor in found.items()
-        if tensor.dtype not in _READ
+        if tensor.dtype not in _READ or tensor.device.type != "cpu" or tensor.layout != torch.strided
     ]
     if problems:
         raise ModelError(f"{where}: not a complete {family.name} of {config.layers} layers:\n{listing(problems)}")
@@ -145,14 +147,40 @@ def shape(where: Path, layers: Any, hidden: Any, heads: Any, token_dropout: Any)
     Raises:
         ModelError: when that cannot be.
     """
-    numbers = {"layers": layers, "hidden size": hidden, "heads": heads}
-    for name, value in numbers.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ModelError(f"{where}: it gives {value!r} as its number of {name}")
+    mind(where, layers=layers, width=hidden, heads=heads)
     try:
         return ESM2Config(layers, hidden, heads, bool(token_dropout))
     except ValueError as error:
         raise ModelError(f"{where}: {error}") from error
+
+
+def prott5nv_shape(where: Path, layers: Any, hidden: Any, heads: Any, positions: Any) -> ProtT5nvConfig:
+    """As :func:`shape`, of a ProtT5nv."""
+    mind(where, layers=layers, width=hidden, heads=heads, positions=positions)
+    try:
+        return ProtT5nvConfig(layers, hidden, heads, positions)
+    except ValueError as error:
+        raise ModelError(f"{where}: {error}") from error
+
+
+_MOST = {"layers": 1000, "width": 1 << 16, "heads": 1 << 12, "positions": 1 << 16}
+"""Far above all that exists; far below what would fill memory before a tensor is looked at."""
+
+
+def mind(where: Path, **numbers: Any) -> None:
+    """Refuse what cannot be a number of layers and so on.
+
+    Raises:
+        ModelError: naming the first.
+    """
+    for name, value in numbers.items():
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST[name]:
+            raise ModelError(f"{where}: it gives {reprlib.repr(value)} as its {name} (1 to {_MOST[name]:,} can be)")
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same values, perhaps in different types."""
+    return one.shape == other.shape and torch.equal(one.float(), other.float())
 
 
 def only_tensors(where: Path, content: Any) -> dict[str, Tensor]:
@@ -178,7 +206,12 @@ _MISSING = {
 }
 
 
-def head_notes(config: Config, tensors: Iterable[str]) -> tuple[str, ...]:
-    """A sentence for each part of the family's that is absent."""
+def notes_of(config: Config, tensors: Iterable[str], strangers: Sequence[str] = ()) -> tuple[str, ...]:
+    """A sentence for each part of the family's that is absent, and one for tensors that were not used."""
+    family = family_of(config)
     present = {key.split(".")[0] for key in tensors}
-    return tuple(_MISSING[part] for part in family_of(config).parts if part not in present)
+    notes = [_MISSING[part] for part in family.parts if part not in present]
+    if strangers:
+        more = f" and {len(strangers) - 5:,} more" if len(strangers) > 5 else ""
+        notes.append(f"tensors of no part of {family.name} were not used: {', '.join(strangers[:5])}{more}")
+    return tuple(notes)

@@ -38,7 +38,7 @@ def describe(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
     yield "holds", " and ".join(["encoder", *parts])
     yield "longest protein", f"{config.longest:,} residues"
     yield "digest", checkpoint.digest
+    absent = [part for part in family.parts if part not in parts]
+    yield "missing", " and ".join(absent) or "nothing"
     for note in checkpoint.notes:
         yield "note", note
-    if not checkpoint.notes:
-        yield "missing", "nothing"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aminoglot.checkpoints import safe_pickle
-from aminoglot.checkpoints.checkpoint import Checkpoint, checked, head_notes, only_tensors, shape
+from aminoglot.checkpoints.checkpoint import Checkpoint, checked, notes_of, only_tensors, same, shape
 from aminoglot.checkpoints.keys import KeyMap
 from aminoglot.errors import ModelError
 from aminoglot.models.esm2 import ESM2Config
@@ -63,9 +63,7 @@ def read(path: Path, name: str) -> Checkpoint:
     if regression.is_file():
         state.update(_regression(regression))
     tensors, strangers = _canonical(state, path)
-    notes = head_notes(config, tensors)
-    if strangers:
-        notes += (f"tensors of no part of ESM-2 were not used: {', '.join(strangers[:5])}",)
+    notes = notes_of(config, tensors, strangers)
     if "contact_head.weight" not in tensors:
         notes = tuple(f"{note} (put {regression.name} beside it)" if "contact" in note else note for note in notes)
     return Checkpoint(name, "fair-esm", config, checked(str(path), config, tensors), notes)
@@ -109,7 +107,7 @@ def _canonical(state: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor],
             tensors[ours] = tensor
         else:
             strangers.append(key)
-    if tied is not None and not torch.equal(tied, tensors.get("embedding.weight", tied)):
+    if tied is not None and not same(tied, tensors.get("embedding.weight", tied)):
         raise ModelError(f"{path}: {_TIED} differs from the embedding: in ESM-2 they are one matrix")
     return tensors, strangers
 

@@ -41,3 +41,8 @@ def padded(tensor: Tensor, multiple: int) -> Tensor:
     """Rows of zeros up to a multiple."""
     more = -len(tensor) % multiple
     return torch.cat([tensor, tensor.new_zeros(more, *tensor.shape[1:])]) if more else tensor
+
+
+def unpadded(tensor: Tensor, rows: int) -> Tensor:
+    """The first rows."""
+    return tensor[:rows] if tensor.ndim else tensor

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 
 from aminoglot.checkpoints import folder as folders
-from aminoglot.checkpoints.checkpoint import Checkpoint, checked, head_notes, shape
+from aminoglot.checkpoints.checkpoint import Checkpoint, checked, notes_of, same, shape
 from aminoglot.checkpoints.keys import KeyMap
 from aminoglot.errors import ModelError
 from aminoglot.models.esm2 import NORM_EPSILON, ESM2Config
@@ -50,9 +49,7 @@ def read(folder: Path, name: str) -> Checkpoint:
     """
     config = read_config(folder)
     tensors, strangers = _canonical(folders.tensors(folder), folder)
-    notes = head_notes(config, tensors)
-    if strangers:
-        notes += (f"tensors of no part of ESM-2 were not used: {', '.join(strangers[:5])}",)
+    notes = notes_of(config, tensors, strangers)
     return Checkpoint(name, "huggingface", config, checked(str(folder), config, tensors), notes)
 
 
@@ -123,7 +120,7 @@ def _canonical(theirs: dict[str, Tensor], folder: Path) -> tuple[dict[str, Tenso
             tied = tensor
         elif not any(part in key for part in _IGNORED):
             strangers.append(key)
-    if tied is not None and "embedding.weight" in tensors and not torch.equal(tied, tensors["embedding.weight"]):
+    if tied is not None and "embedding.weight" in tensors and not same(tied, tensors["embedding.weight"]):
         raise ModelError(f"{folder}: {_TIED} differs from the embedding: in ESM-2 they are one matrix")
     return tensors, strangers
 

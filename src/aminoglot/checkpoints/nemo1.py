@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+import reprlib
 import tarfile
 import tempfile
 from collections import OrderedDict
@@ -20,16 +21,15 @@ import torch
 from torch import Tensor
 
 from aminoglot.checkpoints import archive, safe_pickle
-from aminoglot.checkpoints.checkpoint import Checkpoint, checked, head_notes, only_tensors, shape
-from aminoglot.checkpoints.fused import QKV, fused, padded, unfused
+from aminoglot.checkpoints.checkpoint import Checkpoint, checked, notes_of, only_tensors, prott5nv_shape, same, shape
+from aminoglot.checkpoints.fused import QKV, fused, padded, unfused, unpadded
 from aminoglot.checkpoints.keys import KeyMap
 from aminoglot.errors import ModelError
 from aminoglot.models.esm2 import NORM_EPSILON, ESM2Config
 from aminoglot.models.family import Config, family_of
-from aminoglot.models.prott5nv import ProtT5nvConfig
 
 _SETTINGS, _WEIGHTS = "model_config.yaml", "model_weights.ckpt"
-_RANK = re.compile(r"(?:tp_rank_|mp_rank_)(\d+)(?:_pp_rank_(\d+))?$")
+_RANK = re.compile(r"^(?:tp_rank_|mp_rank_)(\d{1,4})(?:_pp_rank_(\d{1,4}))?$")
 _PADDED = 128
 _PREFIXES = ("module", "_orig_mod", "model", "enc_dec_model")
 _BLOCK = {
@@ -66,6 +66,7 @@ _PROTT5NV = KeyMap(
     }
 )
 _FREQUENCIES = "language_model.rotary_pos_emb.inv_freq"
+_POSITIONS = "language_model.embedding.position_embeddings.weight"
 _FUSED = {
     "self_attention.query_key_value": ("attention", QKV),
     "inter_attention.key_value": ("source_attention", ("key", "value")),
@@ -74,7 +75,9 @@ _ROWS = ("word_embeddings.weight", "query_key_value.", "dense_h_to_4h.", "inter_
 _ROWS_EXACT = ("tokens_head.bias", "lm_head.bias")
 _COLUMNS = ("self_attention.dense.weight", "inter_attention.dense.weight", "dense_4h_to_h.weight")
 _OVER_VOCABULARY = ("embedding.weight", "lm_head.bias", "decoder.bias")
-_IGNORED = ("decoder_embedding.", "_extra_state", "position_embeddings", "pooler")
+_IGNORED = ("decoder_embedding.", "_extra_state", "pooler")
+_TIED = "word_embeddings.weight"
+"""The embedding again, in the last stage of a pipeline."""
 
 
 def is_nemo1(names: list[str]) -> bool:
@@ -93,34 +96,48 @@ def read(path: Path, name: str, opened: archive.Files) -> Checkpoint:
     Raises:
         ModelError: when it holds another model (said by name), asks for code, or is damaged; naming member or key.
     """
-    settings = _settings(path, opened)
+    settings, folder = _settings(path, opened)
     pieces: dict[tuple[int, int], dict[str, Tensor]] = {}
     for member in opened.names:
-        if member.rpartition("/")[2] == _WEIGHTS:
-            stream, memory, start = opened.part(member)
-            content = safe_pickle.load_part(f"{path}: {member}", stream, memory, start)
-            pieces[_rank(path, member)] = _stripped(only_tensors(path, content))
+        if member.startswith(folder) and member.rpartition("/")[2] == _WEIGHTS:
+            rank = _rank(path, member.removeprefix(folder))
+            if rank in pieces:
+                raise ModelError(f"{path}: {member} is in it twice, in two folders")
+            content = safe_pickle.load_part(f"{path}: {member}", *opened.part(member))
+            pieces[rank] = _stripped(path, only_tensors(path, content))
     if not pieces:
         raise ModelError(f"{path}: there is no {_WEIGHTS} in it")
     config = _config(path, settings, pieces)
     legacy = bool(_value(settings, "megatron_legacy", False))
     tensors, strangers = _canonical(path, config, pieces, legacy)
-    notes = head_notes(config, tensors)
-    if strangers:
-        notes += (f"tensors of no part of {family_of(config).name} were not used: {', '.join(strangers[:5])}",)
+    notes = notes_of(config, tensors, strangers)
     return Checkpoint(name, "nemo1", config, checked(str(path), config, tensors), notes)
 
 
-def _settings(path: Path, opened: archive.Files) -> dict[str, Any]:
+def _settings(path: Path, opened: archive.Files) -> tuple[dict[str, Any], str]:
+    """The settings, and the folder in the archive, if any, in which they lie."""
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Merges of mappings are refused: nobody writes them here, and ten of ten of ten fill memory."""
+
+        def flatten_mapping(self, node: yaml.MappingNode) -> None:
+            if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+                raise yaml.YAMLError("it merges mappings")
+
+    found = [name for name in opened.names if name.rpartition("/")[2] == _SETTINGS]
+    if len(found) != 1:
+        raise ModelError(f"{path}: {len(found)} files named {_SETTINGS} in it; one model has one")
     try:
-        settings = yaml.safe_load(opened.text(_SETTINGS))
-    except yaml.YAMLError as error:
-        raise ModelError(f"{path}: {_SETTINGS} cannot be read as YAML ({str(error).splitlines()[0]})") from error
+        settings = yaml.load(opened.text(found[0]), Loader)
+    except ModelError:
+        raise
+    except Exception as error:  # dates that are none, and the like, are no YAMLErrors
+        first = str(error).partition("\n")[0][:200]
+        raise ModelError(f"{path}: {_SETTINGS} cannot be read as YAML ({first})") from error
     if not isinstance(settings, dict):
         raise ModelError(f"{path}: {_SETTINGS} holds no settings")
-    return settings
+    return settings, found[0].removesuffix(_SETTINGS)
 
 
 def _value(settings: Mapping[str, Any], key: str, default: Any = None) -> Any:
@@ -136,20 +153,25 @@ def _rank(path: Path, member: str) -> tuple[int, int]:
     folder = member.rpartition("/")[0]
     if not folder:
         return (0, 0)
-    found = _RANK.search(folder)
+    found = _RANK.match(folder)
     if not found:
         raise ModelError(f"{path}: cannot tell what part of the model {member} is")
     return (int(found[2] or 0), int(found[1]))
 
 
-def _stripped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keys without the wrappers that training put around the model."""
+def _stripped(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors without the wrappers that training put around the model, and without what belongs to no model."""
     found: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
+        if any(word in key for word in _IGNORED):
+            continue
         parts = key.split(".")
-        while parts[0] in _PREFIXES:
+        while len(parts) > 1 and parts[0] in _PREFIXES:
             parts.pop(0)
-        found[".".join(part for part in parts if part != "_orig_mod")] = tensor
+        plain = ".".join(part for part in parts if part != "_orig_mod")
+        if plain in found:
+            raise ModelError(f"{path}: {plain} is in it twice, the second time as {key}")
+        found[plain] = tensor
     return found
 
 
@@ -170,26 +192,25 @@ def _config(path: Path, settings: Mapping[str, Any], pieces: Mapping[Any, Mappin
         "bias": True,
     }
     for key, value in expected.items():
-        if (found := _value(settings, key, value)) != value:
-            raise ModelError(f"{path}: {_impostor(key, found, esm2)}")
+        found = _value(settings, key, value)
+        if found != value and not (key == "layernorm_epsilon" and str(found) == "1e-5"):  # text, to YAML
+            raise ModelError(f"{path}: {_impostor(key, reprlib.repr(found), esm2)}")
+    if any(_POSITIONS in piece for piece in pieces.values()):
+        raise ModelError(f"{path}: {_impostor('position_embedding_type', 'learned', True)}")
     layers, heads = _value(settings, "num_layers"), _value(settings, "num_attention_heads")
     if esm2:
         return shape(path, layers, hidden, heads, _value(settings, "embedding_token_dropout", True))
-    positions = _value(settings, "max_position_embeddings", 512)
-    esm = shape(path, layers, hidden, heads, True)  # checks the numbers
-    if not isinstance(positions, int):
-        raise ModelError(f"{path}: it gives {positions!r} as its number of positions")
-    return ProtT5nvConfig(esm.layers, esm.hidden, esm.heads, positions)
+    return prott5nv_shape(path, layers, hidden, heads, _value(settings, "max_position_embeddings", 512))
 
 
-def _impostor(key: str, found: object, esm2: bool) -> str:
+def _impostor(key: str, found: str, esm2: bool) -> str:
     if key == "position_embedding_type":
         return (
             f"not ESM-2 but a BERT with {found} positions (ESM-1nv?)"
             if esm2
             else f"not ProtT5nv but a T5 with {found} positions"
         )
-    return f"{key} is {found!r}, which neither ESM-2 nor ProtT5nv has"
+    return f"{key} is {found}, which neither ESM-2 nor ProtT5nv has"
 
 
 def _canonical(
@@ -212,17 +233,22 @@ def _canonical(
                 raise ModelError(f"{path}: {key} is missing in a part of the model")
             numbered = _numbered(key, before)
             rows = [part[key] for part in parts]
-            for ours, tensor in _ours(path, numbered, rows, table, config, legacy):
-                tensors[ours] = tensor
-            if not any(True for _ in _names(numbered, table)) and not any(word in key for word in _IGNORED):
-                strangers.append(key)
+            if key == _TIED:
+                if not same(
+                    unpadded(_joined(key, rows), len(tensors["embedding.weight"])), tensors["embedding.weight"]
+                ):
+                    raise ModelError(f"{path}: {key} differs from the embedding: they are one matrix")
+                continue
+            found = dict(_ours(path, numbered, rows, table, config, legacy))
+            tensors |= found
+            strangers += [] if found else [key]
         for stack in {stack for key in parts[0] if (stack := _stack(key))}:
             before[stack] = before.get(stack, 0) + _depth(parts[0], stack)
     return tensors, strangers
 
 
 def _stack(key: str) -> str | None:
-    found = re.match(r"(.*\.layers)\.\d+\.", key)
+    found = re.match(r"(.*\.layers)\.\d{1,6}\.", key)
     return found[1] if found else None
 
 
@@ -272,7 +298,7 @@ def _ours(
     whole = _joined(key, parts)
     vocabulary = len(family_of(config).alphabet.tokens)
     if names[0] in _OVER_VOCABULARY:
-        whole = whole[:vocabulary]
+        whole = unpadded(whole, vocabulary)
     yield names[0], whole.float() if names[0] == "frequencies" else whole
 
 

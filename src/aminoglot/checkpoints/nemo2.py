@@ -8,7 +8,8 @@ it does not stack, names have numbers.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ import torch
 from torch import Tensor
 
 from aminoglot.checkpoints import archive, safe_pickle
-from aminoglot.checkpoints.checkpoint import Checkpoint, checked, head_notes, shape
-from aminoglot.checkpoints.fused import QKV, unfused
+from aminoglot.checkpoints.checkpoint import Checkpoint, checked, mind, notes_of, same, shape
+from aminoglot.checkpoints.fused import QKV, unfused, unpadded
 from aminoglot.checkpoints.keys import KeyMap
 from aminoglot.errors import ModelError
 from aminoglot.models.esm2 import SIZES, ESM2Config
@@ -42,7 +43,9 @@ _KEYS = KeyMap(
     }
 )
 _JOINED = re.compile(r"\.layer_norm_(weight|bias)$")
-_IGNORED = ("_extra_state", "optimizer", "output_layer.weight", "inv_freq")
+_IGNORED = ("_extra_state", "optimizer", "inv_freq")
+_TIED = "output_layer.weight"
+_MOST_PIECES = 4096
 _VOCABULARY = len(ESM2_ALPHABET.tokens)
 
 
@@ -63,17 +66,13 @@ def read(path: Path, name: str, opened: archive.Files) -> Checkpoint:
         ModelError: when it holds another model, asks for code, is damaged, or parts are missing.
     """
     index = _index_name(path, opened.names)
-    theirs = {
-        key.removeprefix("module."): tensor
-        for key, tensor in _tensors(path, opened, index)
-        if not any(word in key for word in _IGNORED)
-    }
-    heads = _heads(opened, index)
-    config = _config(path, theirs, heads)
+    theirs = {key.removeprefix("module."): tensor for key, tensor in _tensors(path, opened, index)}
+    tied = theirs.pop(_TIED, None)
+    config = _config(path, theirs, _heads(opened, index))
     tensors, strangers = _canonical(path, config, theirs)
-    notes = head_notes(config, tensors)
-    if strangers:
-        notes += (f"tensors of no part of ESM-2 were not used: {', '.join(strangers[:5])}",)
+    if tied is not None and not same(unpadded(tied, _VOCABULARY), tensors["embedding.weight"]):
+        raise ModelError(f"{path}: {_TIED} differs from the embedding: in ESM-2 they are one matrix")
+    notes = notes_of(config, tensors, strangers)
     return Checkpoint(name, "nemo2", config, checked(str(path), config, tensors), notes)
 
 
@@ -102,31 +101,45 @@ def _tensors(path: Path, opened: archive.Files, index: str) -> Iterator[tuple[st
                 place = places[key, tuple(chunk.offsets)]
                 pieces.append((tuple(chunk.offsets), _piece(path, opened, folder, key, place, tuple(chunk.sizes))))
             yield key, _whole(where, key, tuple(one.size), pieces)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise ModelError(f"{where}: not the index of a checkpoint, or damaged ({error!r})") from error
 
 
 def _piece(path: Path, opened: archive.Files, folder: str, key: str, place: Any, size: tuple[int, ...]) -> Tensor:
     name = folder + str(place.relative_path)
-    stream, memory, start = opened.part(name, int(place.offset), int(place.length))
-    found = safe_pickle.load_part(f"{path}: {name}: {key}", stream, memory, start)
-    if not isinstance(found, Tensor) or tuple(found.shape) != size:
+    stream, memory = opened.part(name, int(place.offset), int(place.length))
+    found = safe_pickle.load_part(f"{path}: {name}: {key}", stream, memory)
+    if not isinstance(found, Tensor) or tuple(found.shape) != size or not found.is_contiguous():
         raise ModelError(f"{path}: {name}: {key} is not the tensor of shape {list(size)} that the index says")
     return found
 
 
-def _whole(where: str, key: str, size: tuple[int, ...], pieces: list[tuple[tuple[int, ...], Tensor]]) -> Tensor:
+def _whole(where: str, key: str, size: tuple[int, ...], pieces: Sequence[tuple[tuple[int, ...], Tensor]]) -> Tensor:
     if len(pieces) == 1 and tuple(pieces[0][1].shape) == size:
         return pieces[0][1]
-    if sum(piece.numel() for _, piece in pieces) != torch.Size(size).numel():
-        raise ModelError(f"{where}: {key}: its pieces do not make {list(size)}")
+    boxes = [
+        [(first, first + length) for first, length in zip(offsets, piece.shape, strict=True)]
+        for offsets, piece in pieces
+    ]
+    outside = any(first < 0 or stop > end for box in boxes for (first, stop), end in zip(box, size, strict=True))
+    numbers = sum(piece.numel() for _, piece in pieces)
+    if len(pieces) > _MOST_PIECES or outside or numbers != torch.Size(size).numel() or _overlap(boxes):
+        raise ModelError(f"{where}: {key}: its {len(pieces):,} pieces do not make {list(size)}")
     whole = pieces[0][1].new_empty(size)
-    for offsets, piece in pieces:
-        target = whole
-        for axis, (offset, length) in enumerate(zip(offsets, piece.shape, strict=True)):
-            target = target.narrow(axis, offset, length)
-        target.copy_(piece)
+    for box, (_, piece) in zip(boxes, pieces, strict=True):
+        whole[tuple(slice(*side) for side in box)] = piece
     return whole
+
+
+def _overlap(boxes: Sequence[Sequence[tuple[int, int]]]) -> bool:
+    """Whether two of them share a place: on every axis the one begins before the other ends."""
+    return any(
+        all(
+            first < other_stop and other_first < stop
+            for (first, stop), (other_first, other_stop) in zip(one, other, strict=True)
+        )
+        for one, other in combinations(boxes, 2)
+    )
 
 
 def _heads(opened: archive.Files, index: str) -> int | None:
@@ -134,7 +147,9 @@ def _heads(opened: archive.Files, index: str) -> int | None:
     folder = index.removesuffix(_INDEX).removesuffix("weights/")
     if folder + _SETTINGS not in opened.names:
         return None
-    found = re.search(r"^\s*num_attention_heads:\s*(\d+)\s*$", opened.text(folder + _SETTINGS), re.MULTILINE)
+    found = re.search(
+        r"^[ \t]*num_attention_heads:[ \t]*(\d{1,6})[ \t\r]*$", opened.text(folder + _SETTINGS), re.MULTILINE
+    )
     return int(found[1]) if found else None
 
 
@@ -145,9 +160,10 @@ def _config(path: Path, tensors: Mapping[str, Tensor], heads: int | None) -> ESM
         raise ModelError(f"{path}: not an ESM-2; it has no embedding of {_VOCABULARY} tokens or more")
     if "embedding.position_embeddings.weight" in tensors:
         raise ModelError(f"{path}: not an ESM-2: its positions are learned")
-    numbers = [int(n[1]) for key in tensors if (n := re.match(r"encoder\.layers\.(\d+)\.", key))]
-    stacked = next((len(value) for key, value in tensors.items() if re.match(r"encoder\.layers\.[a-z]", key)), 0)
-    layers, hidden = (max(numbers) + 1 if numbers else stacked), embedding.shape[1]
+    numbers = [int(n[1]) for key in tensors if (n := re.match(r"encoder\.layers\.(\d{1,6})\.", key))]
+    stacked = [value for key, value in tensors.items() if re.match(r"encoder\.layers\.[a-z]", key) and value.ndim]
+    layers, hidden = max(numbers) + 1 if numbers else len(stacked[0]) if stacked else 0, embedding.shape[1]
+    mind(path, layers=layers)
     known = next((c.heads for c in SIZES.values() if (c.layers, c.hidden) == (layers, hidden)), None)
     if heads is None and known is None:
         raise ModelError(f"{path}: nothing says how many heads its {layers} layers have ({_SETTINGS} is missing)")
@@ -159,7 +175,7 @@ def _canonical(path: Path, config: ESM2Config, theirs: Mapping[str, Tensor]) -> 
     tensors: dict[str, Tensor] = {}
     strangers: list[str] = []
     for stored, values in theirs.items():
-        for key, tensor in _layers(stored, values):
+        for key, tensor in _layers(stored, values, config.layers):
             ours = _KEYS.ours(_JOINED.sub(r".layer_norm.\1", key))
             if ours is None:
                 strangers.append(key)
@@ -167,14 +183,15 @@ def _canonical(path: Path, config: ESM2Config, theirs: Mapping[str, Tensor]) -> 
                 parts = unfused(f"{path}: {key}", tensor, 3, config.head_size)
                 tensors.update({ours.replace("query", one): part for one, part in zip(QKV, parts, strict=True)})
             else:
-                tensors[ours] = tensor[:_VOCABULARY] if ours in ("embedding.weight", "lm_head.bias") else tensor
+                short = ours in ("embedding.weight", "lm_head.bias")
+                tensors[ours] = unpadded(tensor, _VOCABULARY) if short else tensor
     return tensors, strangers
 
 
-def _layers(key: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+def _layers(key: str, tensor: Tensor, layers: int) -> Iterator[tuple[str, Tensor]]:
     """One tensor a layer, where all are stacked."""
     rest = key.removeprefix(_LAYERS)
-    if rest == key or rest[0].isdigit() or tensor.ndim == 0:
+    if rest == key or rest[:1].isdigit() or tensor.shape[:1] != (layers,):
         yield key, tensor
         return
     for number, one in enumerate(tensor.unbind(0)):

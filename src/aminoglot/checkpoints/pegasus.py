@@ -9,11 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 
 from aminoglot.checkpoints import folder as folders
-from aminoglot.checkpoints.checkpoint import Checkpoint, checked, head_notes
+from aminoglot.checkpoints.checkpoint import Checkpoint, checked, notes_of, prott5nv_shape, same
 from aminoglot.checkpoints.keys import KeyMap
 from aminoglot.errors import ModelError
 from aminoglot.models.prott5nv import END, NORM_EPSILON, START, ProtT5nvConfig
@@ -74,11 +73,9 @@ def read(folder: Path, name: str) -> Checkpoint:
         elif key not in _COPIES:
             strangers.append(key)
     for key, ours in _COPIES.items():
-        if key in theirs and not torch.equal(theirs[key], tensors.setdefault(ours, theirs[key])):
+        if key in theirs and not same(theirs[key], tensors.setdefault(ours, theirs[key])):
             raise ModelError(f"{folder}: {key} differs from its counterpart: in ProtT5nv they are one table")
-    notes = head_notes(config, tensors)
-    if strangers:
-        notes += (f"tensors of no part of ProtT5nv were not used: {', '.join(strangers[:5])}",)
+    notes = notes_of(config, tensors, strangers)
     return Checkpoint(name, "huggingface", config, checked(str(folder), config, tensors), notes)
 
 
@@ -97,17 +94,7 @@ def _read_config(folder: Path) -> ProtT5nvConfig:
     for key, value in expected.items():
         if raw.get(key) != value:
             raise ModelError(f"{path}: a Pegasus, but not ProtT5nv: {key} is {raw.get(key)}, ProtT5nv's is {value}")
-    return _shape(path, layers, hidden, heads, raw.get("max_position_embeddings"))
-
-
-def _shape(path: Path, layers: Any, hidden: Any, heads: Any, positions: Any) -> ProtT5nvConfig:
-    for what, value in (("layers", layers), ("hidden size", hidden), ("heads", heads), ("positions", positions)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ModelError(f"{path}: it gives {value!r} as its number of {what}")
-    try:
-        return ProtT5nvConfig(layers, hidden, heads, positions)
-    except ValueError as error:
-        raise ModelError(f"{path}: {error}") from error
+    return prott5nv_shape(path, layers, hidden, heads, raw.get("max_position_embeddings"))
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:

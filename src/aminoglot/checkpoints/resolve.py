@@ -35,8 +35,9 @@ _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 def choices() -> str:
     """The names a user may type, for messages."""
     return (
-        f"{', '.join(registry.KNOWN)}; a Hugging Face id such as facebook/esm2_t33_650M_UR50D; a folder or a .pt file; "
-        "or random:NAME for untrained weights (random:esm2-tiny is the smallest)"
+        f"{', '.join(registry.KNOWN)}; a Hugging Face id such as facebook/esm2_t33_650M_UR50D; a path to files of "
+        "Hugging Face, fair-esm (.pt), NeMo (a .nemo file, a NeMo 2 folder) or TransformerEngine; or random:NAME for "
+        "untrained weights (random:esm2-tiny is the smallest)"
     )
 
 
@@ -44,8 +45,8 @@ def resolve(model: str | PathLike[str]) -> Checkpoint:
     """Find and read a model.
 
     Args:
-        model: a known name, a Hugging Face id (``owner/name`` or ``owner/name@revision``), a folder in Hugging Face's
-            layout, a fair-esm ``.pt``, or ``random:NAME``.
+        model: a known name, a Hugging Face id (``owner/name`` or ``owner/name@revision``), a folder or file in any
+            format that docs/checkpoints.md lists, or ``random:NAME``.
 
     Raises:
         ModelError: when there is no such model, or it is not on this machine and cannot be fetched.
@@ -118,7 +119,10 @@ def _opened(path: Path, name: str) -> Checkpoint:
         if nemo1.is_nemo1(files.names):
             return nemo1.read(path, name, files)
     what = "folder" if path.is_dir() else "archive"
-    raise ModelError(f"{path}: no model in this {what}: expected Hugging Face's config.json, or what NeMo 1 or 2 saves")
+    raise ModelError(
+        f"{path}: no model in this {what}: expected Hugging Face's config.json, or what NeMo saves (not NeMo 2's "
+        "zarr; links are not followed)"
+    )
 
 
 def _folder(path: Path, name: str) -> Checkpoint:
@@ -160,7 +164,7 @@ def convert(source: str | PathLike[str], destination: Path, to: Format) -> Check
 
     Args:
         source: anything :func:`resolve` takes.
-        destination: a folder that does not exist yet (``huggingface``) or a ``.pt`` file (``fair-esm``).
+        destination: a folder that does not exist yet (``huggingface``), a ``.pt`` file (``fair-esm``), or a ``.nemo``.
         to: the format.
 
     Raises:

@@ -9,6 +9,7 @@ import argparse
 import io
 import pickle
 import re
+import sys
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,9 @@ from torch import Tensor
 
 from aminoglot.errors import ModelError
 
+_MOST_PICKLE = 256 << 20
+"""Bytes of what is not weights in a torch file: names, shapes and settings need some thousands."""
+
 
 def load(path: Path) -> Any:
     """Read a torch file without executing anything from it; tensors are mapped, not copied, where the file allows.
@@ -30,28 +34,43 @@ def load(path: Path) -> Any:
     """
     with _guarded(str(path)):
         mapped = zipfile.is_zipfile(path)  # the format before torch 1.6 can only be read
+        if mapped:
+            _look(zipfile.ZipFile(path))
         return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
 
 
-def load_part(where: str, stream: BinaryIO, memory: Tensor, start: int) -> Any:
+def load_part(where: str, stream: BinaryIO, memory: Tensor) -> Any:
     """Read a torch file that lies within another file, as :func:`load` does.
 
     Args:
         where: what messages call it.
         stream: over the torch file alone.
-        memory: the outer file, mapped, uint8.
-        start: where in it the torch file begins.
+        memory: the same bytes, mapped, uint8.
     """
     with _guarded(where):
-        if not zipfile.is_zipfile(stream):
-            stream.seek(0)
-            return torch.load(stream, map_location="cpu", weights_only=True)
+        zipped = zipfile.is_zipfile(stream)
         stream.seek(0)
-        outline = _outline(stream)
+        outline = _outline(stream) if zipped and _look(zipfile.ZipFile(stream)) else None
         if outline is None:
             stream.seek(0)
             return torch.load(stream, map_location="cpu", weights_only=True)
-        return _filled(outline, memory[start:])
+        return _filled(outline, memory)
+
+
+def _look(file: zipfile.ZipFile) -> bool:
+    """Whether the numbers in a torch file are this machine's own, so that they can be mapped.
+
+    Raises:
+        UnpicklingError: for compressed entries, which torch never writes, and which could unpack to anything.
+    """
+    with file:
+        for entry in file.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise pickle.UnpicklingError(f"{entry.filename} in it is compressed")
+            if entry.filename.endswith(".pkl") and entry.file_size > _MOST_PICKLE:
+                raise pickle.UnpicklingError(f"{entry.filename} in it has {entry.file_size:,} bytes")
+        orders = [file.read(entry) for entry in file.infolist() if entry.filename.endswith("/byteorder")]
+    return orders in ([], [sys.byteorder.encode()])
 
 
 def load_index(where: str, data: bytes) -> Any:
@@ -72,36 +91,43 @@ class Record:
             self.__dict__.update({str(key): value for key, value in state.items()})
 
 
-_CHECKPOINT = "torch.distributed.checkpoint."
 _RECORDS = {
-    f"{_CHECKPOINT}metadata": {
+    "torch.distributed.checkpoint.metadata": {
         *("Metadata", "MetadataIndex", "TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata"),
         *("TensorProperties", "StorageMeta"),
     },
-    f"{_CHECKPOINT}filesystem": {"_StorageInfo", "_StoragePrefix"},
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo", "_StoragePrefix"},
+    "torch.distributed._shard.sharded_tensor.metadata": {"TensorProperties"},  # where it was before torch 2.4
 }
-_DTYPES = {"float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"}
+_PATHS = {"PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"}
+_HARMLESS = {
+    "torch": {
+        *("float16", "bfloat16", "float32", "float64"),
+        *("int8", "int16", "int32", "int64", "uint8", "bool"),
+    },
+    "torch.serialization": {"_get_layout"},
+    "torch.distributed.checkpoint.metadata": {"_MEM_FORMAT_ENCODING"},
+    "torch.distributed._shard.sharded_tensor.metadata": {"MEM_FORMAT_ENCODING"},
+    "pathlib": _PATHS,
+    "pathlib._local": _PATHS,
+}
 
 
-class _Index(pickle.Unpickler):
-    """Knows the names that an index may hold, and gives each something harmless."""
+class _Index(pickle._Unpickler):
+    """Knows the names that an index may hold, and gives each something harmless.
+
+    Python's own unpickler, for the one in C makes room for as many objects as a file says that it has.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         if name in _RECORDS.get(module, ()):
             return Record
-        if module == "torch" and name in _DTYPES:
+        if name in _HARMLESS.get(module, ()):
             return _named
         if (module, name) in (("torch", "Size"), ("builtins", "list"), ("builtins", "tuple")):
             return tuple
         if (module, name) == ("collections", "OrderedDict"):
             return dict
-        if (module, name) in (
-            ("torch.serialization", "_get_layout"),
-            (f"{_CHECKPOINT}metadata", "_MEM_FORMAT_ENCODING"),
-            ("pathlib", "PosixPath"),
-            ("pathlib", "PurePosixPath"),
-        ):
-            return _named
         raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
 
 
@@ -120,20 +146,28 @@ def _outline(stream: BinaryIO) -> Any:
 
 
 def _filled(outline: Any, memory: Tensor) -> Any:
-    """What was loaded without its values, with values that are mapped."""
+    """A tensor, or a dictionary with tensors, that was loaded without its values: with values that are mapped."""
+    if isinstance(outline, Tensor):
+        return _mapped(outline, memory, {})
     if isinstance(outline, Mapping):
-        return {key: _filled(value, memory) for key, value in outline.items()}
-    if not isinstance(outline, Tensor):
-        return outline
+        copies: dict[int, torch.UntypedStorage] = {}
+        return {
+            key: _mapped(value, memory, copies) if isinstance(value, Tensor) else value
+            for key, value in outline.items()
+        }
+    return outline
+
+
+def _mapped(outline: Tensor, memory: Tensor, copies: dict[int, torch.UntypedStorage]) -> Tensor:
     storage = outline.untyped_storage()
-    start = storage._checkpoint_offset
-    if start is None or start + storage.nbytes() > len(memory):
+    start, size = storage._checkpoint_offset, storage.nbytes()
+    if start is None or start + size > len(memory):
         raise EOFError("a tensor lies beyond the end")
-    values = memory[start : start + storage.nbytes()]
+    first = memory.storage_offset() + start
+    values = copies.get(start) or memory.untyped_storage()[first : first + size]
     if values.data_ptr() % outline.element_size():
-        values = values.clone()
-    values = values.view(outline.dtype)
-    return values.as_strided(outline.shape, outline.stride(), values.storage_offset() + outline.storage_offset())
+        values = copies[start] = values.clone()
+    return torch.empty(0, dtype=outline.dtype).set_(values, outline.storage_offset(), outline.shape, outline.stride())
 
 
 @contextmanager

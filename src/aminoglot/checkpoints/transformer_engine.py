@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from aminoglot.checkpoints import folder as folders
-from aminoglot.checkpoints.checkpoint import Checkpoint, checked, head_notes, shape
-from aminoglot.checkpoints.fused import QKV, unfused
+from aminoglot.checkpoints.checkpoint import Checkpoint, checked, notes_of, same, shape
+from aminoglot.checkpoints.fused import QKV, unfused, unpadded
 from aminoglot.checkpoints.keys import KeyMap
 from aminoglot.errors import ModelError
 from aminoglot.models.esm2 import NORM_EPSILON, ESM2Config
@@ -49,22 +48,22 @@ def read(folder: Path, name: str) -> Checkpoint:
     strangers: list[str] = []
     tied: Tensor | None = None
     for key, tensor in folders.tensors(folder).items():
+        if any(word in key for word in _IGNORED):
+            continue
         plain = _JOINED.sub(r"\1.\2", key.removeprefix("model.").removeprefix("esm."))
         ours = _KEYS.ours(plain)
         if ours is None:
-            strangers += [] if any(word in key for word in _IGNORED) else [key]
+            strangers.append(key)
         elif ".attention.query." in ours:
             parts = unfused(f"{folder}: {key}", tensor, 3, config.head_size)
             tensors.update({ours.replace("query", one): part for one, part in zip(QKV, parts, strict=True)})
         elif ours == "lm_head.weight":
-            tied = tensor[:_VOCABULARY]
+            tied = unpadded(tensor, _VOCABULARY)
         else:
-            tensors[ours] = tensor[:_VOCABULARY] if ours in ("embedding.weight", "lm_head.bias") else tensor
-    if tied is not None and "embedding.weight" in tensors and not torch.equal(tied, tensors["embedding.weight"]):
+            tensors[ours] = unpadded(tensor, _VOCABULARY) if ours in ("embedding.weight", "lm_head.bias") else tensor
+    if tied is not None and "embedding.weight" in tensors and not same(tied, tensors["embedding.weight"]):
         raise ModelError(f"{folder}: lm_head.decoder.weight differs from the embedding: in ESM-2 they are one matrix")
-    notes = head_notes(config, tensors)
-    if strangers:
-        notes += (f"tensors of no part of ESM-2 were not used: {', '.join(strangers[:5])}",)
+    notes = notes_of(config, tensors, strangers)
     return Checkpoint(name, "transformer-engine", config, checked(str(folder), config, tensors), notes)
 
 
@@ -83,6 +82,8 @@ def _config(folder: Path) -> ESM2Config:
         ("layer_norm_eps", NORM_EPSILON),
         ("position_embedding_type", "rotary"),
         ("emb_layer_norm_before", False),
+        ("qkv_weight_interleaved", True),
+        ("vocab_size", _VOCABULARY),
     ):
         if raw.get(key, expected) != expected:
             raise ModelError(f"{path}: {key} is {raw[key]}, an ESM-2 of this width has {expected}")
