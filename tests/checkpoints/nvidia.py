@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import tarfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import torch.distributed.checkpoint
 import yaml
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.checkpoint import metadata
+from torch.distributed.checkpoint.filesystem import _StorageInfo
 
 from aminoglot.checkpoints import Checkpoint
 
@@ -174,7 +177,14 @@ def esm2_nemo2(checkpoint: Checkpoint, *, stacked: bool) -> dict[str, Any]:
     return state
 
 
-def nemo2(folder: Path, checkpoint: Checkpoint, *, stacked: bool = True, heads: int | None = 2) -> Path:
+def nemo2(
+    folder: Path,
+    checkpoint: Checkpoint,
+    *,
+    stacked: bool = True,
+    heads: int | None = 2,
+    more: Mapping[str, Tensor] | None = None,
+) -> Path:
     """A NeMo 2 folder, its weights written by torch itself."""
     (folder / "context").mkdir(parents=True)
     if heads:
@@ -182,9 +192,52 @@ def nemo2(folder: Path, checkpoint: Checkpoint, *, stacked: bool = True, heads: 
         (folder / "context/model.yaml").write_text(said)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is alone
-        state = esm2_nemo2(checkpoint, stacked=stacked)
+        state = esm2_nemo2(checkpoint, stacked=stacked) | dict(more or {})
         torch.distributed.checkpoint.save(state, checkpoint_id=folder / "weights", no_dist=True)
     return folder
+
+
+def nemo2_in_pieces(folder: Path, checkpoint: Checkpoint, *, twice: bool = False, old: bool = False) -> Path:
+    """The same in many pieces, a layer each, as several GPUs write it, and matrices cut in rows; index by hand.
+
+    Args:
+        twice: every piece is written for the first place: the rest of each tensor is nowhere.
+        old: the index says where tensors' properties were before torch 2.4.
+    """
+    properties: Any = metadata.TensorProperties
+    if old:
+        from torch.distributed._shard.sharded_tensor.metadata import TensorProperties as properties  # noqa: N813
+    (folder / "weights").mkdir(parents=True)
+    described, places = {}, {}
+    with (folder / "weights/__0_0.distcp").open("wb") as file:
+        for key, whole in esm2_nemo2(checkpoint, stacked=True).items():
+            if not isinstance(whole, Tensor):
+                continue
+            chunks = []
+            for offsets, piece in _cut(whole):
+                chunks.append(metadata.ChunkStorageMetadata(torch.Size(offsets), piece.shape))
+                stream, start = io.BytesIO(), file.tell()
+                torch.save(piece.clone(), stream)
+                file.write(stream.getvalue())
+                place = metadata.MetadataIndex(key, torch.Size(offsets))
+                places[place] = _StorageInfo("__0_0.distcp", start, file.tell() - start)
+            if twice and len(chunks) > 1:
+                chunks = [metadata.ChunkStorageMetadata(chunks[0].offsets, chunk.sizes) for chunk in chunks]
+            described[key] = metadata.TensorStorageMetadata(properties(whole.dtype), whole.shape, chunks)
+    index = metadata.Metadata(described, storage_data=places)
+    (folder / "weights/.metadata").write_bytes(pickle.dumps(index))
+    return folder
+
+
+def _cut(tensor: Tensor) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+    """Pieces and where they begin: half of the first axis, and of the second where there are two."""
+    if tensor.ndim == 1:
+        yield from (((first,), part) for first, part in zip((0, len(tensor) // 2), tensor.chunk(2), strict=True))
+        return
+    rest = (0,) * (tensor.ndim - 2)
+    for first, layer in enumerate(tensor.split(len(tensor) // 2)):
+        for second, part in enumerate(layer.chunk(2, 1)):
+            yield (first * (len(tensor) // 2), second * (tensor.shape[1] // 2), *rest), part
 
 
 def transformer_engine(folder: Path, checkpoint: Checkpoint, rows: int = 64, **changes: Any) -> Path:

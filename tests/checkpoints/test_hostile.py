@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import pickle
 import random
 import shutil
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from aminoglot.checkpoints import Checkpoint, archive, resolve
 from aminoglot.engine import Model, choose
@@ -40,6 +43,17 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.
     found = tarfile.TarInfo(name)
     found.type, found.linkname = kind, link
     return found
+
+
+def packed(path: Path, checkpoint: Checkpoint, weights: bytes, said: bytes | None = None) -> Path:
+    """A .nemo of these bytes, under proper settings unless others are given."""
+    settings = yaml.safe_dump(nvidia.settings(checkpoint)).encode() if said is None else said
+    with tarfile.open(path, "w") as file:
+        for name, data in (("model_config.yaml", settings), ("model_weights.ckpt", weights)):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    return path
 
 
 @pytest.mark.parametrize(
@@ -94,38 +108,88 @@ def test_many_members_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (b"a: [", "YAML"),
         (b"- 1", "no settings"),
         (b"\xff\xfe", "not text"),
-        (b"!!python/object/apply:os.system ['touch mark']", "YAML"),
         (b"a: " + b"x" * (5 << 20), "too long"),
     ],
 )
 def test_settings_that_are_none(said: bytes, found: str, tiny: Checkpoint, tmp_path: Path) -> None:
-    path = tmp_path / "m.nemo"
     stream = io.BytesIO()
     torch.save(nvidia.esm2_nemo1(tiny), stream)
-    with tarfile.open(path, "w") as file:
-        for name, data in (("model_config.yaml", said), ("model_weights.ckpt", stream.getvalue())):
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            file.addfile(info, io.BytesIO(data))
-    assert found in refusal(path)
-    assert not Path("mark").exists()
+    assert found in refusal(packed(tmp_path / "m.nemo", tiny, stream.getvalue(), said))
 
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_malicious_nemo_runs_nothing(zipped: bool, tiny: Checkpoint, tmp_path: Path) -> None:
-    mark = tmp_path / "mark"
-    stream = io.BytesIO()
+    mark, stream = tmp_path / "mark", io.BytesIO()
     torch.save({**nvidia.esm2_nemo1(tiny), "evil": Evil(mark)}, stream, _use_new_zipfile_serialization=zipped)
-    with tarfile.open(tmp_path / "m.nemo", "w") as file:
-        info = tarfile.TarInfo("model_weights.ckpt")
-        info.size = len(stream.getvalue())
-        file.addfile(tarfile.TarInfo("model_config.yaml"), io.BytesIO())
-        file.addfile(info, io.BytesIO(stream.getvalue()))
-    path = nvidia.nemo(tmp_path / "n.nemo", nvidia.settings(tiny), {**nvidia.esm2_nemo1(tiny), "evil": Evil(mark)})
-    for one in (tmp_path / "m.nemo", path):
-        said = refusal(one)
-        assert "refused" in said or "no settings" in said
+    assert "refused: the file asks Python for" in refusal(packed(tmp_path / "m.nemo", tiny, stream.getvalue()))
     assert not mark.exists()
+
+
+def test_a_bomb_within_the_weights_is_refused(tiny: Checkpoint, tmp_path: Path) -> None:
+    """torch never compresses; what is compressed may be anything, and is not the numbers that it is mapped as."""
+    stream, squeezed = io.BytesIO(), io.BytesIO()
+    torch.save(nvidia.esm2_nemo1(tiny), stream)
+    with zipfile.ZipFile(stream) as before, zipfile.ZipFile(squeezed, "w", zipfile.ZIP_DEFLATED) as after:
+        for entry in before.infolist():
+            after.writestr(entry.filename, before.read(entry))
+    assert "compressed" in refusal(packed(tmp_path / "m.nemo", tiny, squeezed.getvalue()))
+    (tmp_path / "esm2_m.pt").write_bytes(squeezed.getvalue())
+    assert "compressed" in refusal(tmp_path / "esm2_m.pt")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"a: 2001-13-01",
+        b"a: !!int x",
+        b"a: !!timestamp x",
+        b"[" * 10_000,
+        b"!!python/object/apply:os.system ['touch mark']",
+        b"a: &a [x, x]\nb: &b {<<: *c}\nc: &c {<<: *a}",
+        b"a: &a {k: v}\nb: {<<: *a}",
+        b"num_layers: &a [&b [x, x, x], *b, *b]\nhidden_size: 32\nffn_hidden_size: 128\nposition_embedding_type: rope",
+    ],
+)
+def test_settings_that_mean_harm(
+    said: bytes, tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stream = io.BytesIO()
+    torch.save(nvidia.esm2_nemo1(tiny), stream)
+    assert len(refusal(packed(tmp_path / "m.nemo", tiny, stream.getvalue(), said))) < 1000
+    assert not Path("mark").exists()
+
+
+@pytest.mark.parametrize("layers", [2_000_000_000, -1, True, 1.5])
+def test_no_number_of_layers_fills_memory(layers: Any, tiny: Checkpoint, tmp_path: Path) -> None:
+    path = nvidia.nemo(tmp_path / "m.nemo", nvidia.settings(tiny, num_layers=layers), nvidia.esm2_nemo1(tiny))
+    assert "as its layers" in refusal(path)
+
+
+@pytest.mark.parametrize("state", [{"model": torch.ones(3)}, {"module.model": torch.ones(3)}, {"language_model.x": 3}])
+def test_weights_with_odd_names(state: dict[str, Any], tiny: Checkpoint, tmp_path: Path) -> None:
+    refusal(nvidia.nemo(tmp_path / "m.nemo", nvidia.settings(tiny), state))
+
+
+def test_a_flipped_bit_in_a_packed_archive(tiny: Checkpoint, tmp_path: Path) -> None:
+    path = nvidia.nemo(tmp_path / "m.nemo.gz", nvidia.settings(tiny), nvidia.esm2_nemo1(tiny))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 40] = bytes(40)
+    path.write_bytes(data)
+    assert "damaged" in refusal(path)
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_a_name_that_would_fill_memory(kind: bytes, tmp_path: Path) -> None:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, 1 << 40
+    (tmp_path / "m.nemo").write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 16))
+    assert "a member's name of" in refusal(tmp_path / "m.nemo")
+
+
+def test_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.nemo")
+    assert "not a format" in refusal(tmp_path / "m.nemo")
 
 
 @pytest.fixture
@@ -157,7 +221,14 @@ def test_a_malicious_piece_runs_nothing(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(b"", "damaged"), (b"\x80\x04N.", "not the index"), (pickle.dumps({}), "not the index")]
+    ("content", "said"),
+    [
+        (b"", "damaged"),
+        (b"\x80\x04N.", "not the index"),
+        (pickle.dumps({}), "not the index"),
+        (b"}r\xff\xff\xff\xff.", "not the index"),  # room for four thousand million objects, to the unpickler in C
+        (b"(" * 100_000 + b".", "m/weights/.metadata"),
+    ],
 )
 def test_an_index_that_is_none(content: bytes, said: str, folder: Path) -> None:
     (folder / "weights/.metadata").write_bytes(content)

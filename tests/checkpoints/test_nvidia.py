@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from aminoglot.checkpoints import Checkpoint, convert, nemo1, resolve, safe_pickle
+from aminoglot.engine import Model, choose
 from aminoglot.errors import ModelError
 from tests.checkpoints import nvidia
 from tests.reference import randomised
@@ -61,9 +64,8 @@ def test_nemo1_in_every_layout(name: str, legacy: bool, nested: bool, prefix: st
     start = randomised(name)
     said = nvidia.settings(start, nested=nested, **({"megatron_legacy": True} if legacy else {}))
     renamed = {prefix + key: tensor for key, tensor in state(start, legacy=legacy).items()}
-    renamed["model.language_model.encoder.layers.0.self_attention._extra_state"] = torch.zeros(3)
-    if name == "prott5nv-tiny":
-        renamed.pop("model.language_model.encoder.layers.0.self_attention._extra_state")
+    for key in list(renamed):  # TransformerEngine's, beside every module
+        renamed[f"{key.rpartition('.')[0]}._extra_state"] = torch.zeros(3)
     assert_holds(resolve(str(nvidia.nemo(tmp_path / "m.nemo", said, renamed))), start, "contact_head")
 
 
@@ -188,11 +190,11 @@ def test_mapped_and_read_are_the_same(tmp_path: Path, monkeypatch: pytest.Monkey
     start = randomised("esm2-tiny")
     path = nvidia.nemo(tmp_path / "m.nemo", nvidia.settings(start), state(start))
     mapped = resolve(str(path))
+    places = [tensor.data_ptr() for tensor in mapped.tensors.values()]
+    assert max(places) - min(places) < path.stat().st_size, "all in the one mapped file"
+    assert all(tensor.untyped_storage().nbytes() < path.stat().st_size / 2 for tensor in mapped.tensors.values())
     monkeypatch.setattr(safe_pickle, "_outline", lambda _: None)
-    read = resolve(str(path))
-    assert_holds(read, mapped)
-    storages = {tensor.untyped_storage().data_ptr() for tensor in mapped.tensors.values()}
-    assert len(storages) < len({tensor.untyped_storage().data_ptr() for tensor in read.tensors.values()})
+    assert_holds(resolve(str(path)), mapped)
 
 
 @pytest.mark.parametrize(
@@ -218,3 +220,142 @@ def test_other_t5s_are_refused_by_name(tmp_path: Path) -> None:
     said = nvidia.settings(start, position_embedding_type="relative")
     with pytest.raises(ModelError, match="a T5 with relative positions"):
         resolve(str(nvidia.nemo(tmp_path / "m.nemo", said, state(start))))
+
+
+@TYPES
+def test_what_was_mapped_is_written_without_its_surroundings(dtype: torch.dtype, tmp_path: Path) -> None:
+    """From one mapped archive to another, and to a .pt: no file holds what lay beside a tensor."""
+    start = typed(randomised("esm2-tiny"), dtype)
+    first = nvidia.nemo(tmp_path / "a.nemo", nvidia.settings(start), state(start))
+    for name, to in (("b.nemo", "nemo1"), ("esm2_c.pt", "fair-esm"), ("hf", "huggingface")):
+        convert(str(first), tmp_path / name, to)  # type: ignore[arg-type]
+        assert_holds(resolve(str(tmp_path / name)), start, "contact_head", frequencies=False)
+    for name in ("b.nemo", "esm2_c.pt"):
+        assert (tmp_path / name).stat().st_size < 1.3 * first.stat().st_size
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_nemo2_in_pieces_is_put_together(old: bool, tmp_path: Path) -> None:
+    start = randomised("esm2-tiny")
+    found = resolve(str(nvidia.nemo2_in_pieces(tmp_path / "m", start, old=old)))
+    assert_holds(found, start, "contact_head", frequencies=False)
+
+
+def test_pieces_that_overlap_are_refused(tmp_path: Path) -> None:
+    """They have as many numbers as the whole, and leave parts of it unwritten."""
+    with pytest.raises(ModelError, match="do not make"):
+        resolve(str(nvidia.nemo2_in_pieces(tmp_path / "m", randomised("esm2-tiny"), twice=True)))
+
+
+def test_stages_and_slices_at_once(tmp_path: Path) -> None:
+    """A ProtT5nv on two times two GPUs; both of its stacks are cut into stages."""
+    start = randomised("prott5nv-tiny")
+    parts: dict[tuple[int, int], dict[str, torch.Tensor]] = {(t, p): {} for t in (0, 1) for p in (0, 1)}
+    for key, tensor in state(start).items():
+        stage = 1 if ".layers.1." in key or "final_layernorm" in key or "tokens_head" in key else 0
+        rows = any(
+            word in key for word in ("word_embeddings", "dense_h_to_4h", "query", "key_value", "tokens_head.bias")
+        )
+        columns = key.endswith(("attention.dense.weight", "dense_4h_to_h.weight"))
+        for rank in (0, 1):
+            part = tensor.chunk(2)[rank] if rows else tensor.chunk(2, 1)[rank] if columns else tensor
+            parts[rank, stage][key.replace(".layers.1.", ".layers.0.")] = part.clone()
+    folders = tuple(f"tp_rank_0{rank}_pp_rank_00{stage}/" for rank, stage in parts)
+    path = nvidia.nemo(tmp_path / "m.nemo", nvidia.settings(start), *parts.values(), folders=folders)
+    assert_holds(resolve(str(path)), start)
+
+
+@pytest.mark.parametrize("positions", [256, 1024])
+@pytest.mark.filterwarnings("ignore:.*truncated")
+def test_other_numbers_of_positions(positions: int, tmp_path: Path) -> None:
+    """What has fewer takes shorter proteins; what has more keeps to the model card."""
+    start = randomised("prott5nv-tiny")
+    table = torch.randn(positions, start.config.hidden)
+    start = replace(
+        start,
+        config=replace(start.config, positions=positions),
+        tensors={**start.tensors, "positions.weight": table},
+    )
+    found = resolve(str(nvidia.nemo(tmp_path / "m.nemo", nvidia.settings(start), state(start))))
+    assert_holds(found, start)
+    model = Model(found, choose("cpu", "fp32", "torch"))
+    assert model.limit == min(positions, 512)
+    (rows,) = model.embed(["MK" * 300], per="residue")
+    assert rows.shape == (min(positions, 512), 32)
+
+
+def test_a_bert_with_learned_positions_is_no_esm2(tmp_path: Path) -> None:
+    """Its settings may say nothing of positions; its weights do."""
+    start = randomised("esm2-tiny")
+    said = nvidia.settings(start)
+    del said["position_embedding_type"]
+    learned = {"model.language_model.embedding.position_embeddings.weight": torch.zeros(1024, 32)}
+    with pytest.raises(ModelError, match="ESM-1nv"):
+        resolve(str(nvidia.nemo(tmp_path / "m.nemo", said, state(start) | learned)))
+
+
+def test_weights_twice_are_refused(tmp_path: Path) -> None:
+    start = randomised("esm2-tiny")
+    twice = {**state(start), **{f"module.{key}": tensor for key, tensor in state(start).items()}}
+    with pytest.raises(ModelError, match="twice"):
+        resolve(str(nvidia.nemo(tmp_path / "m.nemo", nvidia.settings(start), twice)))
+    path = nvidia.nemo(
+        tmp_path / "n.nemo", nvidia.settings(start), state(start), state(start), folders=("", "mp_rank_00/")
+    )
+    with pytest.raises(ModelError, match="twice"):
+        resolve(str(path))
+
+
+def test_an_archive_of_a_folder(tmp_path: Path) -> None:
+    """Somebody unpacked it, and packed the folder again."""
+    start = randomised("esm2-tiny")
+    with tarfile.open(nvidia.nemo(tmp_path / "m.nemo", nvidia.settings(start), state(start))) as tar:
+        tar.extractall(tmp_path / "unpacked", filter="data")
+    assert_holds(resolve(str(tmp_path / "unpacked")), start, "contact_head")
+    with tarfile.open(tmp_path / "n.nemo", "w") as tar:
+        tar.add(tmp_path / "unpacked", "esm2nv")
+    assert_holds(resolve(str(tmp_path / "n.nemo")), start, "contact_head")
+
+
+@pytest.mark.parametrize("kind", ["nemo1", "nemo2", "transformer-engine"])
+def test_a_head_of_its_own_is_refused(kind: str, tmp_path: Path) -> None:
+    """In ESM-2 the last matrix is the embedding; another one would be left out in silence."""
+    start = randomised("esm2-tiny")
+    other = torch.ones(128, start.config.hidden)
+    if kind == "nemo1":
+        path = nvidia.nemo(
+            tmp_path / "m", nvidia.settings(start), {**state(start), "model.word_embeddings.weight": other}
+        )
+    elif kind == "nemo2":
+        path = nvidia.nemo2(tmp_path / "m", start, more={"module.output_layer.weight": other})
+    else:
+        path = nvidia.transformer_engine(tmp_path / "m", start, 128)
+        weights = load_file(path / "model.safetensors")
+        save_file({**weights, "lm_head.decoder.weight": other}, path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match="differs from the embedding"):
+        resolve(str(path))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"qkv_weight_interleaved": False},
+        {"vocab_size": 4107},
+        {"hidden_act": "silu"},
+        {"intermediate_size": 31},
+        {"position_embedding_type": "absolute"},
+    ],
+)
+def test_another_transformer_engine_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    path = nvidia.transformer_engine(tmp_path / "m", randomised("esm2-tiny"), **changes)
+    with pytest.raises(ModelError, match=next(iter(changes))):
+        resolve(str(path))
+
+
+@pytest.mark.parametrize("change", [{"scale_embedding": True}, {"vocab_size": 96103}, {"d_model": 1 << 60}])
+def test_another_pegasus_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    convert("random:prott5nv-tiny", tmp_path / "hf", "huggingface")
+    said = tmp_path / "hf/config.json"
+    said.write_text(json.dumps({**json.loads(said.read_text()), **change}))
+    with pytest.raises(ModelError, match=next(iter(change)).replace("d_model", "encoder_ffn_dim|width")):
+        resolve(str(tmp_path / "hf"))

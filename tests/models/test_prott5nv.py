@@ -54,6 +54,20 @@ def whole(checkpoint: Checkpoint) -> ProtT5nv:
     return network
 
 
+def logits_and_layers(network: ProtT5nv, source: Packed, target: Packed) -> tuple[Tensor, list[Tensor]]:
+    """Logits, and what goes into each of the decoder's blocks and comes out of its last norm."""
+    streams: list[Tensor] = []
+    assert network.decoder is not None
+    hooks = [
+        block.register_forward_pre_hook(lambda _, inputs: streams.append(inputs[0])) for block in network.decoder.layers
+    ]
+    hooks.append(network.decoder.final_norm.register_forward_hook(lambda *found: streams.append(found[2])))
+    logits = network(source, target)
+    for hook in hooks:
+        hook.remove()
+    return logits, streams
+
+
 def assert_same(ours: Tensor, theirs: Tensor, what: str) -> None:
     """Within 1e-5 of the largest value."""
     worst, largest = (ours - theirs).abs().max().item(), theirs.abs().max().item()
@@ -76,7 +90,10 @@ def test_equals_pegasus(name: str, tmp_path: Path) -> None:
     found = ours.representations(source, layers)
     for layer in layers:
         assert_same(found[layer], unpadded(expected.encoder_hidden_states[layer], source), f"layer {layer}")
-    assert_same(ours(source, target), unpadded(expected.logits, target), "logits")
+    logits, streams = logits_and_layers(ours, source, target)
+    for layer, stream in enumerate(streams):
+        assert_same(stream, unpadded(expected.decoder_hidden_states[layer], target), f"decoder's layer {layer}")
+    assert_same(logits, unpadded(expected.logits, target), "logits")
 
 
 @torch.inference_mode()
@@ -158,3 +175,24 @@ def test_attention_to_other_sequences_equals_the_textbook(causal: bool) -> None:
 def test_a_shape_that_heads_do_not_divide_is_refused() -> None:
     with pytest.raises(ValueError, match="multiple of heads"):
         ProtT5nvConfig(2, 30, 4)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("lengths", [((1, 3), (1, 1)), ((2, 2), (1, 2))])
+def test_targets_of_unequal_lengths_do_not_go_on(lengths: tuple[tuple[int, int], ...]) -> None:
+    network, source = whole(randomised("prott5nv-tiny")), packed([[5, 6], [7]])
+    decoding = Decoding(network, network.representations(source, [2])[0], source)
+    decoding.extend(packed([[1] * length for length in lengths[0]]))
+    with pytest.raises(AssertionError, match="equal length"):
+        decoding.extend(packed([[1] * length for length in lengths[1]]))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("causal", [False, True])
+def test_variable_length_attention_to_other_sequences(causal: bool) -> None:
+    torch.manual_seed(0)
+    batch, keys = packed([[1] * n for n in (3, 3, 1, 5)]), packed([[1] * n for n in (7, 7, 4, 5)])
+    batch, keys = (Packed(one.tokens_T.cuda(), one.lengths) for one in (batch, keys))
+    q, k, v = (torch.randn(n, 4, 64, device="cuda", dtype=torch.bfloat16) for n in (12, 23, 23))
+    found = attention.variable_length(q, k, v, batch, keys, causal)
+    torch.testing.assert_close(found, attention.reference(q, k, v, batch, keys, causal), rtol=2e-2, atol=2e-2)

@@ -134,11 +134,8 @@ def _whole(where: str, key: str, size: tuple[int, ...], pieces: Sequence[tuple[t
 def _overlap(boxes: Sequence[Sequence[tuple[int, int]]]) -> bool:
     """Whether two of them share a place: on every axis the one begins before the other ends."""
     return any(
-        all(
-            first < other_stop and other_first < stop
-            for (first, stop), (other_first, other_stop) in zip(one, other, strict=True)
-        )
-        for one, other in combinations(boxes, 2)
+        all(a_first < b_stop and b_first < a_stop for (a_first, a_stop), (b_first, b_stop) in zip(a, b, strict=True))
+        for a, b in combinations(boxes, 2)
     )
 
 
