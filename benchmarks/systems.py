@@ -34,26 +34,37 @@ def aminoglot_embed(weights: str, options: dict[str, Any]) -> Embed:
 
 
 class Peer(NamedTuple):
-    """transformers' network of a folder; what makes its inputs, numpy arrays; and tokens before the first residue."""
+    """transformers' network of a folder.
 
-    network: Any
+    Attributes:
+        network: loads it.
+        hidden: its width.
+        tokenise: makes its inputs, numpy arrays.
+        prefix: how many tokens there are before the first residue.
+    """
+
+    network: Callable[..., Any]
+    hidden: int
     tokenise: Callable[[list[str]], dict[str, NDArray[np.int64]]]
     prefix: int
 
 
-def _peer(weights: str, **options: Any) -> Peer:
+def _peer(weights: str) -> Peer:
     """EsmModel and its tokeniser; or the encoder of a Pegasus, which is ProtT5nv's, and its vocabulary as a table."""
     from transformers import AutoConfig, AutoTokenizer, EsmModel, PegasusModel
 
-    if AutoConfig.from_pretrained(weights).model_type == "pegasus":
-        return Peer(PegasusModel.from_pretrained(weights, **options).encoder.eval(), _prott5nv_tokens, 0)
+    config = AutoConfig.from_pretrained(weights)
+    if config.model_type == "pegasus":
+        load = lambda **options: PegasusModel.from_pretrained(weights, **options).encoder.eval()  # noqa: E731
+        return Peer(load, config.d_model, _prott5nv_tokens, 0)
+    load = lambda **options: EsmModel.from_pretrained(weights, add_pooling_layer=False, **options).eval()  # noqa: E731
     tokenizer = AutoTokenizer.from_pretrained(weights)
 
     def tokenise(sequences: list[str]) -> dict[str, NDArray[np.int64]]:
         batch = tokenizer(sequences, return_tensors="np", padding=True)
         return {name: batch[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
 
-    return Peer(EsmModel.from_pretrained(weights, add_pooling_layer=False, **options).eval(), tokenise, 1)
+    return Peer(load, config.hidden_size, tokenise, 1)
 
 
 def _prott5nv_tokens(sequences: list[str]) -> dict[str, NDArray[np.int64]]:
@@ -69,12 +80,12 @@ def transformers_embed(weights: str, options: dict[str, Any]) -> Embed:
     """Padded batches with a mask, fp32 or bf16 weights, SDPA (the default), perhaps compiled."""
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[options["precision"]]
     device = options.get("device", "cpu")
-    model, tokenise, prefix = _peer(weights, dtype=dtype)
-    model.to(device)
+    load, hidden_size, tokenise, prefix = _peer(weights)
+    model = load(dtype=dtype).to(device)
     call = torch.compile(model, dynamic=True) if options.get("compiled") else model
 
     def embed(sequences: Sequence[str]) -> Array:
-        found = np.empty((len(sequences), model.config.hidden_size), np.float32)
+        found = np.empty((len(sequences), hidden_size), np.float32)
 
         @torch.inference_mode()
         def one(chosen: list[int]) -> None:
@@ -103,13 +114,11 @@ def openvino_embed(weights: str, options: dict[str, Any]) -> Embed:
     """
     import openvino
 
-    network, tokenise, prefix = _peer(weights)
-    hidden_size = network.config.hidden_size
+    load, hidden_size, tokenise, prefix = _peer(weights)
     converted = Path(weights) / "openvino.xml"
     if not converted.exists():
         example = {"input_ids": torch.full((2, 16), 5), "attention_mask": torch.ones(2, 16, dtype=torch.int64)}
-        openvino.save_model(openvino.convert_model(network, example_input=example), converted, compress_to_fp16=False)
-    del network
+        openvino.save_model(openvino.convert_model(load(), example_input=example), converted, compress_to_fp16=False)
     settings = {
         "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[options["precision"]],
         "PERFORMANCE_HINT": "LATENCY" if options["streams"] == 1 else "THROUGHPUT",
@@ -136,15 +145,15 @@ def onnxruntime_embed(weights: str, options: dict[str, Any]) -> Embed:
     """The transformers model exported to ONNX with dynamic shapes; fp32 only, for its CPU kernels have no bf16."""
     import onnxruntime
 
-    network, tokenise, prefix = _peer(weights, attn_implementation="eager")
-    hidden_size = network.config.hidden_size
+    load, hidden_size, tokenise, prefix = _peer(weights)
     path = Path(weights) / "model.onnx"
     if not path.exists():
         example = (torch.full((2, 16), 5), torch.ones(2, 16, dtype=torch.int64))
         axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
         shapes = {"input_ids": axes, "attention_mask": axes}
+        network = load(attn_implementation="eager")
         torch.onnx.export(network, example, str(path), input_names=list(shapes), dynamic_shapes=shapes, dynamo=True)
-    del network
+        del network
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = torch.get_num_threads() // options.get("workers", 1)
     session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
