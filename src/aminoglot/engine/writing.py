@@ -9,6 +9,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Literal, NamedTuple, cast
 
 import numpy as np
@@ -125,7 +126,7 @@ class Writer:
         choosers = _choosers(texts, top_p, temperature, seed)
 
         def work(owners: list[int], source: Packed) -> Tensor:
-            return self._written(source, [choosers[owner] for owner in owners], most)
+            return self._written(source, [choosers[owner]() for owner in owners], most)
 
         found: list[str] = []
         for _, written in self._run(texts, most, work):
@@ -279,8 +280,10 @@ Chooser = Callable[[NDArray[np.float32]], int]
 """Takes a token for logits [V]."""
 
 
-def _choosers(texts: Sequence[bytes], top_p: float | None, temperature: float, seed: int) -> list[Chooser]:
-    """For each text one that takes the likeliest token, or one that draws.
+def _choosers(
+    texts: Sequence[bytes], top_p: float | None, temperature: float, seed: int
+) -> list[Callable[[], Chooser]]:
+    """For each text what makes one that takes the likeliest token, or one that draws, from its beginning.
 
     What is drawn depends on the seed, the sequence, and how often that came before in the list, not on what else is in
     it: a sequence that is there ten times is written in ten ways.
@@ -295,18 +298,23 @@ def _choosers(texts: Sequence[bytes], top_p: float | None, temperature: float, s
     if top_p is None:
         if temperature != 1 or seed:
             raise InputError("temperature and seed are for drawing: give top_p too (1.0 draws from all tokens)")
-        return [lambda logits_V: int(logits_V.argmax())] * len(texts)
+        return [lambda: _likeliest] * len(texts)
     if not 0 < top_p <= 1:
         raise InputError(f"top_p={top_p}: a probability above 0, up to 1, is wanted")
     found, before = [], Counter[bytes]()
     for text in texts:
-        found.append(_drawing(np.random.default_rng([seed, zlib.crc32(text), before[text]]), top_p, temperature))
+        found.append(partial(_drawing, (seed, zlib.crc32(text), before[text]), top_p, temperature))
         before[text] += 1
     return found
 
 
-def _drawing(generator: np.random.Generator, top_p: float, temperature: float) -> Chooser:
+def _likeliest(logits_V: NDArray[np.float32]) -> int:
+    return int(logits_V.argmax())
+
+
+def _drawing(seed: Sequence[int], top_p: float, temperature: float) -> Chooser:
     """Draws from the fewest tokens that together have a probability of ``top_p``."""
+    generator = np.random.default_rng(seed)
 
     def draw(logits_V: NDArray[np.float32]) -> int:
         scaled = logits_V.astype(np.float64) / temperature
