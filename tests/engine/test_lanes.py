@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -129,7 +130,25 @@ def test_outcomes_come_in_order_and_may_be_left(model: Model) -> None:
     next(outcomes)
     outcomes.close()  # type: ignore[attr-defined]
     assert threading.active_count() <= before
-    assert len(seen) <= 5, "batches that nobody waits for are not computed"
+    assert len(seen) <= 3 * 3 + 1, "batches that nobody waits for are not computed"
+
+
+def test_nobody_waits_for_the_longest(model: Model) -> None:
+    """While the first batch is in work, the other lane goes on with four more."""
+    model = with_lanes(model, 2)
+    forward = Forward(model.alphabet, model.hardware, 128)
+    texts = [protein(100, seed).encode() for seed in range(6)]
+    others, enough = itertools.count(1), threading.Event()
+
+    def work(some: Sequence[Piece], batch: Packed) -> Tensor:
+        if some[0].owner == 0:
+            assert enough.wait(30)
+        elif next(others) == 4:
+            enough.set()
+        return batch.tokens_T
+
+    pieces = [Piece(index, 0, len(text)) for index, text in enumerate(texts)]
+    assert sum(len(outcome.pieces) for outcome in forward(pieces, texts, work)) == 6
 
 
 def test_the_process_keeps_its_threads(model: Model) -> None:

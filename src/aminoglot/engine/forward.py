@@ -24,6 +24,9 @@ _SIGNS = ("DefaultCPUAllocator", "allocate memory", "out of memory", "bad_alloc"
 _LEAST_TOKENS = 128
 """Few proteins are cut into as many batches as there can be lanes, but not into smaller ones than this."""
 
+_AHEAD = 3
+"""Batches a lane of a CPU may have in work or done while the oldest, perhaps one very long protein, is still computed."""
+
 Work = Callable[[Sequence[Piece], Packed], Tensor]
 """What is done with a batch: run again, with half of it, where memory does not suffice."""
 
@@ -70,12 +73,13 @@ class Forward:
     def _in_lanes(self, cut: Sequence[Sequence[Piece]], texts: Sequence[bytes], work: Work) -> Iterator[Outcome]:
         waiting: deque[Future[list[Outcome]]] = deque()
         lanes = self.hardware.lanes
+        ahead = lanes if self.hardware.kind == "cuda" else _AHEAD * lanes  # a GPU's memory is for larger batches
         before = torch.get_num_threads()
         with ThreadPoolExecutor(lanes, initializer=_enter_lane, initargs=(self.hardware,)) as pool:
             try:
                 for part in cut:
                     waiting.append(pool.submit(self._batch, part, texts, work))
-                    if len(waiting) > lanes:
+                    if len(waiting) > ahead:
                         yield from self._taken(waiting, texts, work)
                 while waiting:
                     yield from self._taken(waiting, texts, work)

@@ -34,8 +34,8 @@ _RECTANGLE = 2048
 _REGISTER = 16
 """Scores in a register; OpenVINO computes those that do not fill one one by one."""
 _FILLED = 512
-"""Networks narrower than this get sequences filled up to whole registers, which also makes more of them equally long:
-they are computed 2 to 7 % faster. In wider ones the fillers' linear layers cost more than that saves."""
+"""Networks narrower than this get sequences filled up to whole registers, which also makes more of them equally long.
+In wider ones the fillers' linear layers cost more than that saves."""
 _MASKED = -1e9
 _REMEMBERED_KERNELS = 64
 _DEEP = 4096
