@@ -1,4 +1,4 @@
-"""The compiled encoder is the torch network: every layer, in one stage or many, in rectangles of any size."""
+"""The compiled encoder is the torch network: every layer, in rectangles of any size."""
 
 from __future__ import annotations
 
