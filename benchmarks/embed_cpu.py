@@ -5,8 +5,8 @@
 
 The proteins are a seeded sample, stratified by length, cut at 1,022 residues (ProtT5nv: 512), the same for everyone;
 weights are random, also the same. Every system first tries its settings once (one at a time, batches sorted by length,
-compiled, several streams); its best is then repeated, interleaved with all others, and medians are reported. Pads and
-special tokens do not count. Each pass is a process of its own (benchmarks/systems.py).
+compiled, several streams); its best, and what comes near it, is then repeated, interleaved with all others, and the best
+median is reported. Pads and special tokens do not count. Each pass is a process of its own (benchmarks/systems.py).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,19 +34,24 @@ RESIDUES["prott5nv"] = 20_000
 TUNED_ON = 3
 """Settings are tried on a third of the sample."""
 DOCUMENTED = ("transformers", {"precision": "fp32", "batch": 8, "sorted": False})
+NEAR = 0.95
+"""Settings that reach this share of a system's best are repeated too: which is best shows on the whole sample."""
 BATCHES = (1, 8)
+NARROW_BATCHES = (1, 2, 4, 8, 16)
+NARROW = ("esm2-8m", "esm2-35m")
+"""Networks in which a call costs so much that batches, padded as they are, may pay."""
 
 
-def settings(precision: str, threads: int, compiler: bool) -> dict[str, list[dict[str, Any]]]:
-    """What each system tries at one precision."""
-    padded = [{"precision": precision, "batch": batch} for batch in BATCHES]
+def settings(name: str, precision: str, threads: int, compiler: bool) -> dict[str, list[dict[str, Any]]]:
+    """What each system tries with one model at one precision."""
+    padded = [{"precision": precision, "batch": batch} for batch in (NARROW_BATCHES if name in NARROW else BATCHES)]
     found = {
         "aminoglot": [{"precision": precision, "backend": backend} for backend in ("torch", "openvino")],
         "transformers": [*padded, {**padded[0], "workers": threads}],
         "openvino": [*({**one, "streams": 1} for one in padded), *({**one, "streams": threads} for one in padded)],
     }
     if compiler:
-        found["transformers"] += [{**one, "compiled": True} for one in padded]
+        found["transformers"] += [{**one, "compiled": True} for one in (padded[0], padded[-1])]
     if precision == "fp32":
         found["onnxruntime"] = [*padded, {**padded[0], "workers": threads}]
     return found
@@ -115,15 +121,14 @@ def measure(bench: Bench, repeats: int, compiler: bool, log: Any) -> list[dict[s
     finalists: list[tuple[str, dict[str, Any]]] = [DOCUMENTED]
     tried: list[dict[str, Any]] = []
     for precision in ("fp32", "bf16"):
-        for system, choices in settings(precision, torch.get_num_threads(), compiler).items():
+        for system, choices in settings(bench.name, precision, torch.get_num_threads(), compiler).items():
             rates = []
             for options in choices:
                 row = tried_once(bench, system, options, TUNED_ON)
                 rates.append(row["residues_per_second"])
                 tried.append({"system": system, **options, **row})
                 log(f"{bench.name:10} {system:13} {describe(options):34} {rates[-1]:9,.0f} residues/s")
-            if max(rates) > 0:
-                finalists.append((system, choices[int(np.argmax(rates))]))
+            finalists += [(system, one) for one, rate in zip(choices, rates, strict=True) if rate > NEAR * max(rates)]
     rows: list[dict[str, Any]] = [{"system": s, "options": o, "runs": []} for s, o in finalists]
     ceilings: dict[str, list[float]] = {"fp32": [], "bf16": []}
     width = SIZES[bench.name].hidden
@@ -133,7 +138,17 @@ def measure(bench: Bench, repeats: int, compiler: bool, log: Any) -> list[dict[s
         for precision, found in ceilings.items():
             found.append(ask({"system": "ceiling", "options": {"width": width, "precision": precision}})["gflops"])
     medians = {precision: float(np.median(found)) for precision, found in ceilings.items()}
-    return [summary(bench, row, medians) for row in rows] + [{"ceilings": medians, "tried": tried}]
+    return [*best(summary(bench, row, medians) for row in rows), {"ceilings": medians, "tried": tried}]
+
+
+def best(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each system at each precision the row with the highest median; *as documented* stays."""
+    found: dict[Any, dict[str, Any]] = {}
+    for row in rows:
+        key = (row["system"], row["options"]["precision"], row["options"] == DOCUMENTED[1])
+        if key not in found or row["residues_per_second"] > found[key]["residues_per_second"]:
+            found[key] = row
+    return list(found.values())
 
 
 def tried_once(bench: Bench, system: str, options: dict[str, Any], share: int) -> dict[str, Any]:

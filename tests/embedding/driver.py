@@ -35,6 +35,7 @@ from aminoglot import cli
 from aminoglot.embedding import job, task
 from aminoglot.embedding.formats import h5, npz, parquet, pt, safetensors  # noqa: F401
 from aminoglot.embedding.report import Report
+from aminoglot.engine import hardware
 from aminoglot.jobs import ShardLimits
 from aminoglot.jobs.plan import Plan
 from aminoglot.models.esm2 import ESM2
@@ -236,6 +237,7 @@ def _leave(arguments: list[str]) -> NoReturn:
 
 def serve() -> None:
     torch.set_num_threads(1)  # a forked child has no thread pool
+    hardware._lanes = lambda *_: (2, 1)  # but batches in work in two threads
     _warm_up()
     gc.collect()
     gc.freeze()

@@ -167,9 +167,10 @@ def test_a_real_model_is_timed(per: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     seen: list[int] = []
     original = model.embed_cleaned
 
-    def embed_cleaned(texts: list[bytes], *rest: Any) -> Any:
+    def embed_cleaned(texts: list[bytes], *rest: Any, full_batches: bool) -> Any:
+        assert full_batches, "batches are as large as the job's"
         seen.append(len(texts))
-        return original(texts, *rest)
+        return original(texts, *rest, full_batches=full_batches)
 
     monkeypatch.setattr(model, "embed_cleaned", embed_cleaned)
     seconds = estimate(plan([500] * 300), asked, [0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,6 +115,48 @@ def test_a_protein_whose_window_does_not_fit_is_named(model: Model, monkeypatch:
     assert found.failed == {0: OUT_OF_MEMORY}
     with pytest.raises(ModelError, match=f"sequence 1: {OUT_OF_MEMORY}"):
         model.embed([protein(7), protein(95)], long="window")
+
+
+def test_a_long_protein_that_fails_leaves_others_whole(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows of several proteins share batches."""
+    model.limit = 20
+    texts = [protein(31, 1), protein(33, 2), protein(41, 3), protein(7)]
+    expected = [model.embed([text], per="residue", long="window")[0] for text in texts]
+    real = model._encoder.representations
+    batches: list[int] = []
+
+    def without(batch: Packed, layers: Sequence[int]) -> Tensor:
+        """No batch with the last window of the second protein fits."""
+        batches.append(len(batch.lengths))
+        ids = model.alphabet.encode([texts[1].encode()[-20:]])
+        if any(np.array_equal(part[1:21], ids) or np.array_equal(part[:20], ids) for part in parts(batch)):
+            return allocator_fails()
+        return real(batch, layers)
+
+    def parts(batch: Packed) -> list[np.ndarray]:
+        return [part.numpy() for part in batch.tokens_T.split(batch.lengths)]
+
+    monkeypatch.setattr(model._encoder, "representations", without)
+    told: list[int] = []
+    request = model.request("residue", -1, "mean", "window")
+    found = model.embed_cleaned([text.encode() for text in texts], request, told.append)
+    assert max(batches) > 4, "windows of more than one protein together"
+    assert found.failed == {1: OUT_OF_MEMORY}
+    assert sum(told) == sum(map(len, texts))
+    for index in (0, 2, 3):
+        np.testing.assert_allclose(found.residues_of(index)[0], expected[index], rtol=0, atol=1e-5)
+    assert not found.residues_of(1).any()
+
+
+def test_no_memory_to_pack_a_batch_halves_it_too(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = model.embed(MIXED)
+    real = Packed.of
+
+    def narrow_of(ids: np.ndarray, lengths: Sequence[int], device: Any = None) -> Packed:
+        return real(ids, lengths, device) if len(lengths) < 3 else gpu_fails()  # type: ignore[return-value]
+
+    monkeypatch.setattr(Packed, "of", narrow_of)
+    np.testing.assert_allclose(model.embed(MIXED), expected, rtol=0, atol=1e-5)
 
 
 def test_contacts_name_the_protein_that_does_not_fit(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """As torch would describe a machine with two Volta cards."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 0))
 
 
@@ -45,11 +46,27 @@ def test_what_was_asked_is_done(precision: Any, monkeypatch: pytest.MonkeyPatch)
     assert (hardware.precision, hardware.reason) == (precision, "as asked")
 
 
+def test_a_precision_that_the_cpu_has_not_is_computed_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO would refuse it, but only when the network is compiled."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    assert choose("cpu", "bf16").backend == "torch"
+    assert choose("cpu", "fp32").backend == choose("cpu", "bf16", "openvino").backend == "openvino"
+
+
+def test_where_openvino_is_missing_its_worth_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose("cpu").advice is None
+    monkeypatch.setattr("aminoglot.engine.hardware.find_spec", lambda _: None)
+    advice = choose("cpu").advice
+    assert advice is not None
+    assert "pip install 'aminoglot[openvino]'" in advice
+    assert choose("cpu", backend="torch").advice is None, "who asks for torch knows"
+
+
 @pytest.mark.usefixtures("two_gpus")
 def test_gpus_are_preferred_and_judged_by_their_age(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose().device == torch.device("cuda")
+    assert choose().device == choose("cuda").device == torch.device("cuda", 1), "the one that the process uses"
     assert (choose().precision, choose().reason) == ("fp16", "this GPU multiplies fp16 natively, but not bf16")
-    with pytest.raises(InputError, match=r"precision bf16 is not for cuda: .*; choose fp16 or fp32"):
+    with pytest.raises(InputError, match=r"precision bf16 is not for cuda:1: .*; choose fp16 or fp32"):
         choose("cuda", "bf16")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (6, 1))
     assert choose().precision == "fp32"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from aminoglot.engine import Model, choose
-from aminoglot.engine.forward import Forward, Outcome
+from aminoglot.engine.forward import Forward, Outcome, _streams
 from aminoglot.engine.hardware import Hardware
 from aminoglot.engine.openvino import OpenVINOEncoder
 from aminoglot.engine.pieces import Piece, pieces
@@ -133,22 +134,25 @@ def test_outcomes_come_in_order_and_may_be_left(model: Model) -> None:
     assert len(seen) <= 3 * 3 + 1, "batches that nobody waits for are not computed"
 
 
-def test_nobody_waits_for_the_longest(model: Model) -> None:
-    """While the first batch is in work, the other lane goes on with four more."""
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_nobody_waits_for_the_longest(ahead: int, model: Model) -> None:
+    """While the first batch is in work, the other lane goes on, as far as its results may wait."""
     model = with_lanes(model, 2)
     forward = Forward(model.alphabet, model.hardware, 128)
-    texts = [protein(100, seed).encode() for seed in range(6)]
-    others, enough = itertools.count(1), threading.Event()
+    texts = [protein(100, seed).encode() for seed in range(12)]
+    begun, enough = itertools.count(1), threading.Event()
 
     def work(some: Sequence[Piece], batch: Packed) -> Tensor:
         if some[0].owner == 0:
             assert enough.wait(30)
-        elif next(others) == 4:
+            time.sleep(0.2)
+            assert next(begun) == 2 * ahead + 1, "the other lane has done all that may wait, and no more"
+        elif next(begun) == 2 * ahead:
             enough.set()
         return batch.tokens_T
 
     pieces = [Piece(index, 0, len(text)) for index, text in enumerate(texts)]
-    assert sum(len(outcome.pieces) for outcome in forward(pieces, texts, work)) == 6
+    assert sum(len(outcome.pieces) for outcome in forward(pieces, texts, work, ahead)) == 12
 
 
 def test_the_process_keeps_its_threads(model: Model) -> None:
@@ -203,15 +207,35 @@ def test_a_gpu_gets_whole_batches(model: Model, monkeypatch: pytest.MonkeyPatch)
 def test_each_lane_of_a_gpu_has_a_stream(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a fake: what a lane does on a GPU is set its stream, and wait for it before others see its values."""
     asked: list[str] = []
-    stream = SimpleNamespace(synchronize=lambda: asked.append("synchronize"))
-    monkeypatch.setattr(torch.cuda, "Stream", lambda _device: stream)
-    monkeypatch.setattr(torch.cuda, "set_stream", lambda _stream: asked.append("set"))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: stream)
+    of_thread = threading.local()
+    made = itertools.count()
+
+    def stream(_device: torch.device) -> Any:
+        number = next(made)
+        return SimpleNamespace(number=number, synchronize=lambda: asked.append(f"synchronize {number}"))
+
+    monkeypatch.setattr(torch.cuda, "Stream", stream)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _device: asked.append("device"))
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: setattr(of_thread, "stream", stream))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: of_thread.stream)
+    _streams.cache_clear()
     hardware: Any = SimpleNamespace(kind="cuda", device=torch.device("cpu"), lanes=2, threads=1, precision="fp32")
     forward = Forward(model.alphabet, hardware, 64)
     texts = [b"MKTAYIAKQR" * 3] * 6
     cut = [piece for owner in range(6) for piece in pieces(owner, 30, model.request("protein", -1, "mean", "truncate"))]
-    outcomes = list(forward(cut, texts, lambda _, batch: batch.tokens_T[None, :, None].float()))
-    assert [piece.owner for outcome in outcomes for piece in outcome.pieces] == list(range(6))
-    assert asked.count("set") == 2
-    assert asked.count("synchronize") == len(outcomes) == 3
+    used: list[int] = []
+    both = threading.Barrier(2, timeout=30)
+
+    def work(_: Sequence[Piece], batch: Packed) -> Tensor:
+        used.append(of_thread.stream.number)
+        if len(used) <= 2:
+            both.wait()
+        return batch.tokens_T[None, :, None].float()
+
+    for _ in range(2):
+        outcomes = list(forward(cut, texts, work))
+        assert [piece.owner for outcome in outcomes for piece in outcome.pieces] == list(range(6))
+    assert asked.count("device") == 4
+    assert set(used) == {0, 1}, "two streams, and the same in the second call"
+    assert sorted(one for one in asked if one != "device") == sorted(f"synchronize {number}" for number in used)
+    _streams.cache_clear()

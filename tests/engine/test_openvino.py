@@ -1,4 +1,4 @@
-"""The compiled encoder is the torch network: every layer, in one stage or many, in rectangles of any size."""
+"""The compiled encoder is the torch network: every layer, in rectangles of any size."""
 
 from __future__ import annotations
 
@@ -174,6 +174,7 @@ def test_narrow_networks_are_torchs(checkpoint: Checkpoint, deep: Checkpoint) ->
 def test_a_gpu_never_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _=None: (8, 0))
     assert importlib.util.find_spec("openvino") is not None
     assert choose("auto").backend == "torch"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from aminoglot.models import attention
 from aminoglot.models.esm2 import ESM2, SIZES, ESM2Config
@@ -141,6 +145,48 @@ def test_variable_length_kernel_equals_the_textbook() -> None:
     q, k, v = torch.randn(3, len(batch.tokens_T), 4, 16, device="cuda", dtype=torch.bfloat16)
     found = attention.variable_length(q, k, v, batch, batch, False)
     torch.testing.assert_close(found, attention.reference(q, k, v, batch), rtol=2e-2, atol=2e-2)
+
+
+def test_what_the_variable_length_kernel_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a fake, which computes what torch documents: rows of sequences one after the other, by cumulated lengths."""
+    from torch.nn.attention import varlen
+
+    batch = packed(["M" * 5, "A" * 9, "K" * 30])
+
+    def fake(q: Tensor, k: Tensor, v: Tensor, *given: Any, **options: Any) -> Tensor:
+        cu_q, cu_k, most_q, most_k = given
+        assert cu_q.dtype == cu_k.dtype == torch.int32
+        assert (cu_q.tolist(), most_q, options) == ([0, 7, 18, 50], 32, {"num_splits": 1})
+        assert (cu_k.tolist(), most_k) == (cu_q.tolist(), most_q)
+        starts = cu_q.tolist()
+        parts = [
+            F.scaled_dot_product_attention(*(x[a:b].transpose(0, 1)[None] for x in (q, k, v)))[0].transpose(0, 1)
+            for a, b in pairwise(starts)
+        ]
+        return torch.cat(parts)
+
+    monkeypatch.setattr(varlen, "varlen_attn", fake)
+    q, k, v = torch.randn(3, 50, 4, 16)
+    expected = attention.reference(q, k, v, batch)
+    torch.testing.assert_close(attention.variable_length(q, k, v, batch), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "capability", "kernel"),
+    [
+        (torch.bfloat16, (8, 0), attention.variable_length),
+        (torch.float16, (9, 0), attention.variable_length),
+        (torch.float32, (9, 0), attention.by_runs),
+        (torch.float16, (7, 0), attention.by_runs),
+    ],
+)
+def test_the_kernel_of_each_gpu(
+    dtype: torch.dtype, capability: tuple[int, int], kernel: attention.Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    queries: Any = SimpleNamespace(dtype=dtype, is_cuda=True, device=torch.device("cuda", 0))
+    assert attention.choose(queries) is kernel
+    assert attention.choose(torch.zeros(2, 4, 16, dtype=dtype)) is attention.by_runs
 
 
 def test_a_shape_that_cannot_rotate_is_refused() -> None:

@@ -79,5 +79,5 @@ def _batch(lengths: NDArray[np.int64], task: EmbeddingTask, most: float) -> tupl
 
 def _timed(task: EmbeddingTask, texts: list[bytes]) -> float | None:
     started = time.perf_counter()
-    failed = task.model.embed_cleaned(texts, task.request).failed
+    failed = task.model.embed_cleaned(texts, task.request, full_batches=True).failed
     return None if failed else time.perf_counter() - started

@@ -52,6 +52,8 @@ class Report:
             f"{plural(len(lengths), 'protein')}, {plural(int(lengths.sum()), 'residue')}{over}; {task.model.name} in "
             f"{hardware.precision} on {hardware.device}{by} ({hardware.reason}); about {size(need)} on disk"
         )
+        if hardware.advice:
+            self.note(hardware.advice)
         self._counts(plan, task)
 
     def estimate(self, seconds: float | None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from aminoglot.packing import Packed
 from aminoglot.settings import Pool, Request
 
 OUT_OF_MEMORY = "not enough memory for this protein, even alone in a batch"
+_AHEAD = 3
+"""Batches that a lane may do while the longest protein is in work; they are filed already."""
 Compute = Callable[[Packed], Tensor]
 """From a packed batch to float32 [C, T, D]."""
 NOT_FINITE = "the network's output is not finite"
@@ -93,19 +96,13 @@ class _Collector:
 
     def run(self) -> Embedded:
         whole: list[Piece] = []
+        windows: list[Piece] = []
         for owner, residues in enumerate(self.out.rows.tolist()):
             cut = pieces(owner, residues, self.request)
-            if len(cut) == 1:
-                whole += cut
-            else:
-                try:
-                    self._windows(owner, cut)
-                except (MemoryError, RuntimeError) as error:
-                    if not is_allocation_failure(error):
-                        raise
-                    self.out.failed[owner] = OUT_OF_MEMORY
-                self.done(self.out.rows[owner])
-        for outcome in self.forward(whole, self.texts, self._whole):
+            (whole if len(cut) == 1 else windows).extend(cut)
+        if windows:
+            self._windows(windows)
+        for outcome in self.forward(whole, self.texts, self._whole, _AHEAD):
             if outcome.values is None:
                 self.out.failed.update({piece.owner: OUT_OF_MEMORY for piece in outcome.pieces})
             self.done(sum(piece.length for piece in outcome.pieces))
@@ -150,27 +147,34 @@ class _Collector:
             if owners:
                 yield owners, values_CNSD
 
-    def _windows(self, owner: int, cut: list[Piece]) -> None:
-        """Put one protein's windows together: where they overlap, the mean counts each window alike."""
-        total_CRD: Tensor | None = None
-        count_R = torch.zeros(len(self.texts[owner]), device=self.forward.hardware.device)
-        cls_CD: Tensor | None = None
-        for outcome in self.forward(cut, self.texts, lambda _, batch: self.compute(batch)):
-            values_CTD = outcome.values
-            if values_CTD is None:
-                self.out.failed[owner] = OUT_OF_MEMORY
-                break
-            if total_CRD is None:
-                total_CRD = values_CTD.new_zeros((values_CTD.shape[0], len(count_R), values_CTD.shape[2]))
-            for piece, window_CSD in zip(outcome.pieces, values_CTD.split(outcome.batch.lengths, dim=1), strict=True):
-                before = self.forward.alphabet.prefix_length if piece.cls else 0
-                if before and piece.cls:
-                    cls_CD = window_CSD[:, 0].clone()
-                total_CRD[:, piece.start : piece.stop] += window_CSD[:, before : before + piece.length]
-                count_R[piece.start : piece.stop] += 1
-        else:
-            assert total_CRD is not None
-            self._file(owner, total_CRD / count_R[:, None], cls_CD)
+    def _windows(self, windows: Sequence[Piece]) -> None:
+        """Compute the windows of long proteins, which come in order, and put each protein together."""
+        joined: _Joined | None = None
+        for outcome in self.forward(windows, self.texts, lambda _, batch: self.compute(batch)):
+            if outcome.values is None:
+                self.out.failed.update({piece.owner: OUT_OF_MEMORY for piece in outcome.pieces})
+            parts = [] if outcome.values is None else outcome.values.split(list(outcome.lengths), dim=1)
+            for piece, window_CSD in zip_longest(outcome.pieces, parts):
+                if piece.owner not in self.out.failed:
+                    joined = self._joined(joined, piece, window_CSD)
+                if piece.eos:
+                    joined = None
+                    self.done(self.out.rows[piece.owner])
+
+    def _joined(self, joined: _Joined | None, piece: Piece, window_CSD: Tensor) -> _Joined | None:
+        """One window more; a protein whose last it is is filed, one that memory does not suffice for has failed."""
+        try:
+            if joined is None:
+                joined = _Joined(window_CSD, len(self.texts[piece.owner]))
+            joined.add(piece, window_CSD, self.forward.alphabet.prefix_length)
+            if piece.eos:
+                self._file(piece.owner, joined.mean(), joined.cls_CD)
+            return joined
+        except (MemoryError, RuntimeError) as error:
+            if not is_allocation_failure(error):
+                raise
+        self.out.failed[piece.owner] = OUT_OF_MEMORY
+        return None
 
     def _file(self, owner: int, residues_CRD: Tensor, cls_CD: Tensor | None) -> None:
         if not residues_CRD.isfinite().all():
@@ -183,6 +187,30 @@ class _Collector:
         if self.out.residue is not None:
             rows = self.out.residue[self.offsets[owner] : self.offsets[owner + 1]]
             rows[:] = residues_CRD.transpose(0, 1).cpu().numpy()
+
+
+class _Joined:
+    """One protein's windows put together: where they overlap, the mean counts each window alike.
+
+    Attributes:
+        cls_CD: of the first window, where the model has such a token.
+    """
+
+    def __init__(self, like: Tensor, residues: int) -> None:
+        self._total_CRD = like.new_zeros((like.shape[0], residues, like.shape[2]))
+        self._count_R = like.new_zeros(residues)
+        self.cls_CD: Tensor | None = None
+
+    def add(self, piece: Piece, window_CSD: Tensor, prefix: int) -> None:
+        before = prefix if piece.cls else 0
+        if before:
+            self.cls_CD = window_CSD[:, 0].clone()
+        self._total_CRD[:, piece.start : piece.stop] += window_CSD[:, before : before + piece.length]
+        self._count_R[piece.start : piece.stop] += 1
+
+    def mean(self) -> Tensor:
+        """Once all windows are in, [C, R, D]; it takes the place of their sum."""
+        return self._total_CRD.div_(self._count_R[:, None])
 
 
 def _to_host(values: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import gc
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -21,21 +22,20 @@ from aminoglot.tokens import Alphabet
 
 _SIGNS = ("DefaultCPUAllocator", "allocate memory", "out of memory", "bad_alloc", "STATUS_ALLOC_FAILED")
 
-_LEAST_TOKENS = 128
-"""Few proteins are cut into as many batches as there can be lanes, but not into smaller ones than this."""
-
-_AHEAD = 3
-"""Batches a lane of a CPU may have in work or done while the oldest, perhaps one very long protein, is still computed."""
 
 Work = Callable[[Sequence[Piece], Packed], Tensor]
 """What is done with a batch: run again, with half of it, where memory does not suffice."""
 
 
 class Outcome(NamedTuple):
-    """Some pieces and what was made of them; ``values`` is None where memory did not suffice for one alone."""
+    """Some pieces and what was made of them; ``values`` is None where memory did not suffice for one alone.
+
+    Attributes:
+        lengths: tokens of each piece.
+    """
 
     pieces: Sequence[Piece]
-    batch: Packed
+    lengths: Sequence[int]
     values: Tensor | None
 
 
@@ -49,37 +49,50 @@ class Forward:
         alphabet: the family's vocabulary.
         hardware: where to compute, and in how many lanes.
         budget: tokens a batch.
+        least: few proteins are cut into as many batches as there can be lanes, but not into smaller ones than this.
     """
 
-    def __init__(self, alphabet: Alphabet, hardware: Hardware, budget: int) -> None:
+    def __init__(self, alphabet: Alphabet, hardware: Hardware, budget: int, least: int = 128) -> None:
         self.alphabet = alphabet
         self.hardware = hardware
-        self.budget = budget
+        self.budget, self.least = budget, least
 
-    def __call__(self, pieces: Sequence[Piece], texts: Sequence[bytes], work: Work) -> Iterator[Outcome]:
-        """Batches of ``pieces``, in order. ``texts`` holds the residues of each owner; ``work`` may run in threads."""
+    def __call__(
+        self, pieces: Sequence[Piece], texts: Sequence[bytes], work: Work, ahead: int = 1
+    ) -> Iterator[Outcome]:
+        """Batches of ``pieces``, in order.
+
+        Args:
+            pieces: what to compute.
+            texts: the residues of each owner.
+            work: what is done with a batch; it may run in threads.
+            ahead: batches that a lane may do while the oldest, perhaps one very long protein, is in work. Their values
+                wait in memory, so more than one is for work that files its results itself.
+        """
         lengths = [piece.length + self.alphabet.special_length for piece in pieces]
         budget = self.budget
         if self.hardware.kind == "cpu":  # few proteins are shared out among the lanes too
-            budget = min(budget, max(_LEAST_TOKENS, -(-sum(lengths) // MOST_LANES)))
+            budget = min(budget, max(self.least, -(-sum(lengths) // MOST_LANES)))
         cut = [pieces[chosen] for chosen in batches(lengths, budget)]
         with exact(self.hardware):
             if len(cut) == 1 or self.hardware.lanes == 1:
                 for part in cut:
                     yield from self._halving(part, texts, work)
             else:
-                yield from self._in_lanes(cut, texts, work)
+                yield from self._in_lanes(cut, texts, work, ahead)
 
-    def _in_lanes(self, cut: Sequence[Sequence[Piece]], texts: Sequence[bytes], work: Work) -> Iterator[Outcome]:
+    def _in_lanes(
+        self, cut: Sequence[Sequence[Piece]], texts: Sequence[bytes], work: Work, ahead: int
+    ) -> Iterator[Outcome]:
         waiting: deque[Future[list[Outcome]]] = deque()
         lanes = self.hardware.lanes
-        ahead = lanes if self.hardware.kind == "cuda" else _AHEAD * lanes  # a GPU's memory is for larger batches
         before = torch.get_num_threads()
-        with ThreadPoolExecutor(lanes, initializer=_enter_lane, initargs=(self.hardware,)) as pool:
+        streams = iter(_streams(self.hardware.device, lanes) if self.hardware.kind == "cuda" else ())
+        with ThreadPoolExecutor(lanes, initializer=_enter_lane, initargs=(self.hardware, streams)) as pool:
             try:
                 for part in cut:
                     waiting.append(pool.submit(self._batch, part, texts, work))
-                    if len(waiting) > ahead:
+                    if len(waiting) > ahead * lanes:
                         yield from self._taken(waiting, texts, work)
                 while waiting:
                     yield from self._taken(waiting, texts, work)
@@ -105,10 +118,9 @@ class Forward:
                 yield outcome
 
     def _halving(self, pieces: Sequence[Piece], texts: Sequence[bytes], work: Work) -> Iterator[Outcome]:
-        batch = self._pack(pieces, texts)
-        values = self._attempt(pieces, batch, work)
-        if values is not None or len(pieces) == 1:
-            yield Outcome(pieces, batch, values)
+        outcome = self._attempt(pieces, texts, work)
+        if outcome.values is not None or len(pieces) == 1:
+            yield outcome
             return
         middle = len(pieces) // 2
         yield from self._halving(pieces[:middle], texts, work)
@@ -118,25 +130,33 @@ class Forward:
         framed = [self.alphabet.framed(texts[p.owner][p.start : p.stop], start=p.cls, end=p.eos) for p in pieces]
         return Packed.of(self.alphabet.encode(framed), [len(f) for f in framed], self.hardware.device)
 
-    def _attempt(self, pieces: Sequence[Piece], batch: Packed, work: Work) -> Tensor | None:
-        """The values, or None when an allocation failed."""
+    def _attempt(self, pieces: Sequence[Piece], texts: Sequence[bytes], work: Work) -> Outcome:
+        """Without values where an allocation failed."""
         try:
+            batch = self._pack(pieces, texts)
             with torch.inference_mode(), torch.autocast(self.hardware.kind, enabled=False):
-                return work(pieces, batch)
+                return Outcome(pieces, batch.lengths, work(pieces, batch))
         except (MemoryError, RuntimeError) as error:
             if not is_allocation_failure(error):
                 raise
         gc.collect()  # outside the handler, where the failed pass is no longer referenced
         if self.hardware.kind == "cuda":
             torch.cuda.empty_cache()
-        return None
+        return Outcome(pieces, (), None)
 
 
-def _enter_lane(hardware: Hardware) -> None:
+def _enter_lane(hardware: Hardware, streams: Iterator[torch.cuda.Stream]) -> None:
     """What a lane's thread begins with: its share of the cores, or a stream of its own on the GPU."""
     torch.set_num_threads(hardware.threads)
     if hardware.kind == "cuda":
-        torch.cuda.set_stream(torch.cuda.Stream(hardware.device))
+        torch.cuda.set_device(hardware.device)  # a new thread's is the first
+        torch.cuda.set_stream(next(streams))
+
+
+@cache
+def _streams(device: torch.device, lanes: int) -> tuple[torch.cuda.Stream, ...]:
+    """The lanes' streams, the same in every call: torch keeps freed memory for the stream that had it."""
+    return tuple(torch.cuda.Stream(device) for _ in range(lanes))
 
 
 def is_allocation_failure(error: BaseException) -> bool:

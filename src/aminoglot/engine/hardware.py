@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from threading import Lock
 from typing import Any, Literal
 
 import torch
@@ -44,6 +45,13 @@ class Hardware:
     def kind(self) -> str:
         return self.device.type
 
+    @property
+    def advice(self) -> str | None:
+        """What would make it faster, where something is missing."""
+        if self.kind == "cpu" and self.backend == "torch" and not self.asked and find_spec("openvino") is None:
+            return "on a CPU OpenVINO is faster than torch: pip install 'aminoglot[openvino]'"
+        return None
+
     def fitted(self, hidden: int) -> Hardware:
         """This, for a network of such a width: OpenVINO is not chosen for one so narrow that calling it costs most."""
         return self if self.asked or hidden >= NARROW else replace(self, backend="torch")
@@ -56,7 +64,8 @@ def choose(device: str = "auto", precision: PrecisionChoice = "auto", backend: B
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         precision: ``auto``, ``fp32`` (exact everywhere), ``bf16``, and on CUDA ``fp16`` (Volta) and ``fp8`` (Hopper).
             Never fp16 on a CPU.
-        backend: ``auto`` (OpenVINO on a CPU where it is installed, else torch), ``torch`` or ``openvino``.
+        backend: ``auto`` (OpenVINO on a CPU where it is installed and has that precision, else torch), ``torch`` or
+            ``openvino``.
 
     Raises:
         InputError: for a device or backend that is not there, or a precision that the device does not have.
@@ -67,12 +76,14 @@ def choose(device: str = "auto", precision: PrecisionChoice = "auto", backend: B
     _bound_kernel_caches()
     offered, why = _offered(where)
     lanes, threads = _lanes(where.type, torch.get_num_threads())
-    engine = _backend(where, backend)
     if precision == "auto":
-        return Hardware(where, offered[0], why, engine, lanes, threads, backend != "auto")
-    if precision not in offered:
+        precision = offered[0]
+    elif precision not in offered:
         raise InputError(f"precision {precision} is not for {where}: {why}; choose {' or '.join(offered)}")
-    return Hardware(where, precision, "as asked", engine, lanes, threads, backend != "auto")
+    else:
+        why = "as asked"
+    engine = _backend(where, backend, native=precision in ("fp32", offered[0]))
+    return Hardware(where, precision, why, engine, lanes, threads, backend != "auto")
 
 
 def _lanes(kind: str, cores: int) -> tuple[int, int]:
@@ -83,13 +94,16 @@ def _lanes(kind: str, cores: int) -> tuple[int, int]:
     return cores // threads, threads
 
 
-def _backend(device: torch.device, backend: BackendChoice) -> Backend:
+def _backend(device: torch.device, backend: BackendChoice, native: bool) -> Backend:
+    """Who computes; OpenVINO has only precisions that the CPU itself has."""
     there = find_spec("openvino") is not None
     if backend == "openvino" and device.type != "cpu":
         raise InputError(f"backend openvino computes on the CPU, not on {device.type}")
     if backend == "openvino" and not there:
         raise InputError("backend openvino is not installed: pip install 'aminoglot[openvino]'")
-    return "openvino" if there and device.type == "cpu" and backend != "torch" else "torch"
+    if backend == "auto" and there and device.type == "cpu" and native:
+        return "openvino"
+    return "openvino" if backend == "openvino" else "torch"
 
 
 def _bound_kernel_caches() -> None:
@@ -106,7 +120,7 @@ def _bound_kernel_caches() -> None:
 def _device(device: str) -> torch.device:
     if device == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return torch.device("cuda", torch.cuda.current_device())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         where = torch.device(device)
@@ -116,6 +130,8 @@ def _device(device: str) -> torch.device:
         raise InputError("device cuda: torch sees no CUDA device here (a CPU-only build of torch, or no driver?)")
     if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device {device}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
+    if where.type == "cuda" and where.index is None:  # a lane's thread has a current device of its own
+        where = torch.device("cuda", torch.cuda.current_device())
     if where.type == "mps" and not torch.backends.mps.is_available():
         raise InputError("device mps: not available here")
     if where.type not in ("cpu", "cuda", "mps"):
@@ -142,18 +158,45 @@ def _offered(device: torch.device) -> tuple[list[Precision], str]:
     return ["fp32", "bf16"], "this CPU has no native bf16"
 
 
+class _Exactness:
+    """Settings of the whole process, changed while at least one thread computes in fp32."""
+
+    def __init__(self) -> None:
+        self._lock, self._users, self._before = Lock(), 0, list[str]()
+
+    def enter(self) -> None:
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._before = [backend.fp32_precision for backend in self._backends()]
+                self._set(["ieee"] * len(self._before))
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._set(self._before)
+
+    def _set(self, settings: list[str]) -> None:
+        for backend, setting in zip(self._backends(), settings, strict=True):
+            backend.fp32_precision = setting
+
+    @staticmethod
+    def _backends() -> tuple[Any, ...]:
+        return torch.backends.mkldnn.matmul, torch.backends.cuda.matmul  # type: ignore[attr-defined]
+
+
+_EXACTNESS = _Exactness()
+
+
 @contextmanager
 def exact(hardware: Hardware) -> Iterator[None]:
     """Forbid TF32 and bf16 products in fp32, whatever was allowed elsewhere in the process."""
     if hardware.precision != "fp32":
         yield
         return
-    backends: tuple[Any, ...] = (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
-    before = [backend.fp32_precision for backend in backends]
-    for backend in backends:
-        backend.fp32_precision = "ieee"
+    _EXACTNESS.enter()
     try:
         yield
     finally:
-        for backend, setting in zip(backends, before, strict=True):
-            backend.fp32_precision = setting
+        _EXACTNESS.leave()

@@ -143,11 +143,22 @@ class Model:
         return Request(per, layers, several, pool, long, self.limit)
 
     def embed_cleaned(
-        self, texts: Sequence[bytes], request: Request, done: Callable[[int], None] = lambda _: None
+        self,
+        texts: Sequence[bytes],
+        request: Request,
+        done: Callable[[int], None] = lambda _: None,
+        full_batches: bool = False,
     ) -> Embedded:
-        """Embed sequences that are clean already; jobs call this. Sorted by length they compute fastest."""
+        """Embed sequences that are clean already; jobs call this. Sorted by length they compute fastest.
+
+        Args:
+            texts: residues of each.
+            request: what is wanted.
+            done: told after each batch how many residues it held.
+            full_batches: few sequences too go in batches as large as those of a long job, as when that is estimated.
+        """
         budget = self.budget * _LAYERS // max(_LAYERS, len(request.layers))
-        forward = Forward(self.alphabet, self.hardware, budget)
+        forward = Forward(self.alphabet, self.hardware, budget, **({"least": budget} if full_batches else {}))
         shape = (len(request.layers), self.config.hidden)
         self._ready(request.layers)
         return embed(
