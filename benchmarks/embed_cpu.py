@@ -6,7 +6,8 @@
 The proteins are a seeded sample, stratified by length, cut at 1,022 residues (ProtT5nv: 512), the same for everyone;
 weights are random, also the same. Every system first tries its settings once (one at a time, batches sorted by length,
 compiled, several streams); its best, and what comes near it, is then repeated, interleaved with all others, and the
-best median is reported. Pads and special tokens do not count. Each pass is a process of its own (benchmarks/systems.py).
+best median is reported. Pads and special tokens do not count. Each pass is a process of its own
+(benchmarks/systems.py).
 """
 
 from __future__ import annotations
