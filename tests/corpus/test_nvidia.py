@@ -1,0 +1,141 @@
+"""NVIDIA's layouts: read, used, and given back byte for byte."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from aminoglot.corpus import Corpus, ESM2Samples
+from aminoglot.corpus.nvidia import MAPPING, MEMBERS, TRAIN, TRAIN_DB, VALID, export_layout, import_layout
+from aminoglot.errors import InputError, OutputError
+
+SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "uniref" / "uniref202104_esm2_qc.zip"
+needs_sample = pytest.mark.skipif(
+    not SAMPLE.is_file(), reason="needs the UniRef 2021_04 sample in ../shared/data/uniref"
+)
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sample")
+    with zipfile.ZipFile(SAMPLE) as archive:
+        for entry in archive.infolist():
+            name = Path(entry.filename).name
+            if name in (TRAIN, MEMBERS, MAPPING):
+                (folder / name).write_bytes(archive.read(entry))
+    return folder
+
+
+@needs_sample
+def test_the_uniref_sample_and_back(sample: Path, tmp_path: Path) -> None:
+    corpus = import_layout(sample, tmp_path / "corpus", threads=2)
+    found = corpus.card["stages"]["import"]
+    assert (found["clusters"], found["members"], found["sequences"]) == (5_001, 11_296, 11_296)
+    assert (found["largest"], found["representatives_added"], found["alone"]) == (152, 0, 0)
+    assert found["without_sequence"] == found["without_cluster"] == 0
+    assert len(corpus.split("train")) == 5_001
+    for cluster in range(0, 5_001, 7):
+        where, row = corpus.place(int(corpus.member_rows(cluster)[0]))
+        assert where[row] == corpus.representatives[cluster], "the first member is the representative"
+    export_layout(corpus, tmp_path / "back", "fasta")
+    for name in (TRAIN, MEMBERS, MAPPING):
+        assert (tmp_path / "back" / name).read_bytes() == (sample / name).read_bytes(), name
+    assert not (tmp_path / "back" / VALID).exists()
+    assert ESM2Samples(corpus)[0].tokens.size
+
+
+@needs_sample
+def test_by_the_other_layout_and_back(sample: Path, tmp_path: Path) -> None:
+    first = import_layout(sample, tmp_path / "first", threads=2)
+    export_layout(first, tmp_path / "sqlite", "sqlite")
+    second = import_layout(tmp_path / "sqlite", tmp_path / "second", threads=2)
+    export_layout(second, tmp_path / "again", "sqlite")
+    for name in ("train_clusters.parquet", "valid_clusters.parquet"):
+        assert pq.read_table(tmp_path / "again" / name) == pq.read_table(tmp_path / "sqlite" / name)
+    assert rows_of(tmp_path / "again" / TRAIN_DB) == rows_of(tmp_path / "sqlite" / TRAIN_DB)
+    for cluster in range(0, 5_001, 11):
+        theirs = [where[row] for where, row in map(first.place, first.member_rows(cluster).tolist())]
+        assert [where[row] for where, row in map(second.place, second.member_rows(cluster).tolist())] == theirs
+
+
+def rows_of(path: Path) -> list[tuple[str, str]]:
+    with sqlite3.connect(path) as connection:
+        return connection.execute("SELECT id, sequence FROM protein ORDER BY id").fetchall()
+
+
+def bionemo2(folder: Path, lists: list[list[str]], sequences: dict[str, str], valid: dict[str, str]) -> Path:
+    """As BioNeMo 2 publishes it."""
+    folder.mkdir()
+    pq.write_table(pa.table({"ur90_id": lists}), folder / "train_clusters.parquet")
+    pq.write_table(pa.table({"ur50_id": list(valid)}), folder / "valid_clusters.parquet")
+    for name, rows in ((TRAIN_DB, sequences), ("validation.db", valid)):
+        with sqlite3.connect(folder / name) as connection:
+            connection.execute("CREATE TABLE protein (id TEXT PRIMARY KEY, sequence TEXT)")
+            connection.executemany("INSERT INTO protein VALUES (?, ?)", rows.items())
+        connection.close()
+    return folder
+
+
+LISTS = [["UniRef90_a", "UniRef90_b"], ["UniRef90_c"], ["UniRef90_d", "UniRef90_e", "UniRef90_f"]]
+SEQUENCES = {f"UniRef90_{letter}": f"MK{letter.upper()}" for letter in "fedcba"}
+VALIDATION = {"UniRef50_x": "MKVVV", "UniRef50_y": "MKYYY"}
+
+
+def test_bionemo_2s_files(tmp_path: Path) -> None:
+    source = bionemo2(tmp_path / "in", LISTS, SEQUENCES, VALIDATION)
+    corpus = import_layout(source, tmp_path / "corpus")
+    assert corpus.card["level"] == "uniref90-representatives"
+    assert corpus.split("train").tolist() == [0, 1, 2]
+    assert corpus.split("validation").tolist() == [3, 4]
+    names = [
+        [where.name(at).id for where, at in map(corpus.place, corpus.member_rows(cluster).tolist())]
+        for cluster in range(5)
+    ]
+    assert names == [*LISTS, ["UniRef50_x"], ["UniRef50_y"]]
+    assert [corpus.representatives[cluster] for cluster in range(5)] == [b"MKA", b"MKC", b"MKD", b"MKVVV", b"MKYYY"]
+    assert ESM2Samples(corpus, "validation")[1].cluster == 4
+    export_layout(corpus, tmp_path / "out", "sqlite")
+    assert rows_of(tmp_path / "out" / TRAIN_DB) == sorted(SEQUENCES.items())
+    assert rows_of(tmp_path / "out" / "validation.db") == sorted(VALIDATION.items())
+
+
+def test_a_member_without_a_sequence_is_named(tmp_path: Path) -> None:
+    source = bionemo2(tmp_path / "in", [["UniRef90_a", "UniRef90_z"]], SEQUENCES, VALIDATION)
+    with pytest.raises(InputError, match=r"train\.db: no sequence of UniRef90_z, which train_clusters\.parquet names"):
+        import_layout(source, tmp_path / "corpus")
+
+
+def test_files_that_are_missing_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="neither train_clusters.parquet nor mapping.tsv is here"):
+        import_layout(tmp_path, tmp_path / "corpus")
+    source = bionemo2(tmp_path / "in", LISTS, SEQUENCES, VALIDATION)
+    (source / TRAIN_DB).unlink()
+    with pytest.raises(InputError, match=r"train\.db is missing"):
+        import_layout(source, tmp_path / "corpus")
+
+
+def test_a_database_that_is_none(tmp_path: Path) -> None:
+    source = bionemo2(tmp_path / "in", LISTS, SEQUENCES, VALIDATION)
+    (source / TRAIN_DB).write_bytes(b"no database" * 100)
+    with pytest.raises(InputError, match=r"train\.db: no SQLite database with a table `protein`"):
+        import_layout(source, tmp_path / "corpus")
+
+
+def test_nothing_is_written_over(built: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="is there already"):
+        export_layout(built, tmp_path, "fasta")
+
+
+def test_a_built_corpus_is_exported(built: Corpus, tmp_path: Path) -> None:
+    """What is held out goes into a file of its own, and both come back."""
+    export_layout(built, tmp_path / "out", "fasta")
+    again = import_layout(tmp_path / "out", tmp_path / "again")
+    assert len(again.split("train")) == len(built.split("train"))
+    assert len(again.split("validation")) == len(built.split("validation"))
+    shutil.rmtree(tmp_path / "again")
