@@ -248,7 +248,7 @@ def test_too_few_for_the_published_split(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------------------------- stages
 
 
-def test_again_is_nothing(built: Corpus, tmp_path: Path) -> None:
+def test_again_is_nothing(tmp_path: Path) -> None:
     files = inputs(tmp_path, all_members, mapping)
     build(files, TENTH, tmp_path / "corpus", UNFILTERED, QUIET)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "corpus").rglob("*") if path.is_file()}
@@ -363,7 +363,7 @@ def test_killed_at_any_line_it_goes_on(tmp_path: Path) -> None:
         assert contents(folder / "corpus") == expected
 
 
-def test_a_damaged_card_is_named(built: Corpus, tmp_path: Path) -> None:
+def test_a_damaged_card_is_named(tmp_path: Path) -> None:
     (tmp_path / "card.json").write_text("{")
     with pytest.raises(OutputError, match=r"card\.json: damaged"):
         Corpus(tmp_path)

@@ -112,7 +112,7 @@ def test_a_member_without_a_sequence_is_named(tmp_path: Path) -> None:
 
 
 def test_files_that_are_missing_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="neither train_clusters.parquet nor mapping.tsv is here"):
+    with pytest.raises(InputError, match=r"neither train_clusters\.parquet nor mapping\.tsv is here"):
         import_layout(tmp_path, tmp_path / "corpus")
     source = bionemo2(tmp_path / "in", LISTS, SEQUENCES, VALIDATION)
     (source / TRAIN_DB).unlink()

@@ -76,9 +76,13 @@ def test_files_that_do_not_fit_are_noticed(sequences: Sequences) -> None:
 
 
 def test_a_writer_that_failed_leaves_nothing_that_reads(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), SequenceWriter(tmp_path) as writer:
-        writer.add("a", "a", b"MKT")
-        raise ZeroDivisionError
+    def fail() -> None:
+        with SequenceWriter(tmp_path) as writer:
+            writer.add("a", "a", b"MKT")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert len(Sequences(tmp_path)) == 0
 
 

@@ -1,7 +1,7 @@
 """Which proteins belong to which UniRef50 cluster, from the three kinds of file that say so.
 
-A ready mapping (``cluster<TAB>member,member,...``), UniProt's ``idmapping_selected.tab``, or UniRef's XML, told apart by
-content. Each becomes one table of pairs.
+A ready mapping (``cluster<TAB>member,member,...``), UniProt's ``idmapping_selected.tab``, or UniRef's XML, told apart
+by content. Each becomes one table of pairs.
 """
 
 from __future__ import annotations

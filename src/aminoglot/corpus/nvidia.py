@@ -1,7 +1,7 @@
 """NVIDIA's two layouts of UniRef training sets, read and written.
 
-``fasta``: representatives, members and ``mapping.tsv`` (BioNeMo 1). ``sqlite``: clusters as Parquet, sequences in SQLite
-(BioNeMo 2). Splits are taken as they are: nothing is held out anew and nothing filtered.
+``fasta``: representatives, members and ``mapping.tsv`` (BioNeMo 1). ``sqlite``: clusters as Parquet, sequences in
+SQLite (BioNeMo 2). Splits are taken as they are: nothing is held out anew and nothing filtered.
 """
 
 from __future__ import annotations
