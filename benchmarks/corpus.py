@@ -4,8 +4,8 @@
     python benchmarks/corpus.py [--clusters 2000000] [--members 6000000] [--folder FOLDER] [--json FILE]
 
 Clusters are made up: random sequences of UniRef's lengths (log-normal, median 270 residues), members that differ in
-some residues, in files laid out as UniRef's FASTA and a mapping. They are built in a process of its own, whose memory is
-watched; the leak filter is left out, for MMseqs2 is not ours to time. Then samplers run, in processes of their own, for
+some residues, in files laid out as UniRef's FASTA and a mapping. They are built in a process of its own, whose memory
+is watched; the leak filter is left out, for MMseqs2 is not ours to time. Then samplers run, in processes of their own, for
 a few seconds each.
 """
 
@@ -155,9 +155,8 @@ def report(corpus: Path, options: argparse.Namespace, seconds: float, peak: floa
         for seed in range(options.threads)
     ]
     together = [float(process.communicate()[0]) for process in processes]
-    print(
-        f"samples a second: one process {alone:,.0f}; {len(together)} together {', '.join(f'{r:,.0f}' for r in together)}"
-    )
+    rates = ", ".join(f"{rate:,.0f}" for rate in together)
+    print(f"samples a second: one process {alone:,.0f}; {len(together)} together {rates}")
     return {
         "machine": {"processor": platform.processor(), "python": platform.python_version(), "threads": options.threads},
         "clusters": options.clusters,
