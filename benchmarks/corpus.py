@@ -5,8 +5,8 @@
 
 Clusters are made up: random sequences of UniRef's lengths (log-normal, median 270 residues), members that differ in
 some residues, in files laid out as UniRef's FASTA and a mapping. They are built in a process of its own, whose memory
-is watched; the leak filter is left out, for MMseqs2 is not ours to time. Then samplers run, in processes of their own, for
-a few seconds each.
+is watched; the leak filter is left out, for MMseqs2 is not ours to time. Then samplers run, in processes of their
+own, for a few seconds each.
 """
 
 from __future__ import annotations
