@@ -32,9 +32,9 @@ def build(
     leak_filter: bool = True,
     strict: bool = False,
     bad_records: Literal["stop", "skip"] = "stop",
-    memory: str = "1GB",
+    memory: str | None = None,
     threads: int = 0,
-) -> None:
+) -> int:
     """Build a training set, from UniRef or from your own proteins. Stopped, the same command goes on.
 
     Parameters
@@ -74,7 +74,7 @@ def build(
     bad_records
         Stop at records that are no proteins, or skip and list them.
     memory
-        For joining tables; what does not fit goes to disk.
+        For joining tables, as in 4GB; what does not fit goes to disk. Half a gigabyte a core, if not named.
     threads
         Processor cores (0: all).
     """
@@ -100,8 +100,10 @@ def build(
     inputs = Inputs(first, source(uniref90), source(members), source(exclude))
     choices = Choices(level, leak_filter, strict, bad_records, memory, threads or os.cpu_count() or 1)
     corpus = make(inputs, chosen, output.expanduser(), choices, Screen())
-    for name, value in counts(corpus):
+    lines = dict(counts(corpus))
+    for name, value in lines.items():
         print(f"{name:60} {value}")
+    return 1 if any(name.endswith("bad records") and value != "0" for name, value in lines.items()) else 0
 
 
 @app.command
@@ -148,9 +150,12 @@ def import_(
         Processor cores (0: all).
     """
     from aminoglot.corpus.nvidia import import_layout
+    from aminoglot.corpus.show import counts
+    from aminoglot.screen import Screen
 
-    corpus = import_layout(source.expanduser(), output.expanduser(), memory, threads or os.cpu_count() or 1)
-    print(f"{len(corpus.split('train')):,} clusters for training, {len(corpus.split('validation')):,} held out")
+    cores = threads or os.cpu_count() or 1
+    for name, value in counts(import_layout(source.expanduser(), output.expanduser(), Screen(), memory, cores)):
+        print(f"{name:60} {value}")
 
 
 @app.command

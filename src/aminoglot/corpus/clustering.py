@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aminoglot import mmseqs
 from aminoglot.corpus.leaks import write_fasta
@@ -13,7 +14,7 @@ from aminoglot.corpus.store import NUMBER, Sequences, SequenceWriter
 from aminoglot.corpus.tables import MEMBER_ROWS, MEMBER_STARTS
 
 COVERAGE = 0.8
-"""Of UniRef's: a member overlaps 80 % of its cluster's longest protein."""
+"""A member and its cluster's longest protein overlap in 80 % of each; UniRef asks that of the longest."""
 
 
 def cluster_own(folder: Path, work: Path, threads: int) -> dict[str, Any]:
@@ -32,17 +33,20 @@ def cluster_own(folder: Path, work: Path, threads: int) -> dict[str, Any]:
         JobError: when it fails.
     """
     proteins = Sequences(work / "proteins")
-    near = _clusters(proteins, range(len(proteins)), 0.9, work, threads)
+    everything = np.ones(len(proteins), bool)
+    near = _clusters(proteins, everything, 0.9, work, threads)
     members = sorted(near)
-    far = _clusters(proteins, members, 0.5, work, threads)
+    chosen = np.zeros(len(proteins), bool)
+    chosen[members] = True
+    far = _clusters(proteins, chosen, 0.5, work, threads)
     place = {row: number for number, row in enumerate(members)}
-    with SequenceWriter(folder / "members") as writer:
+    with SequenceWriter(folder / "members", work / "members.parquet") as writer:
         for row in members:
-            writer.add(*proteins.name(row), proteins[row])
+            writer.add(proteins.name(row), proteins.header(row), proteins[row])
     starts, rows = [0], list[int]()
-    with SequenceWriter(folder / "representatives") as writer:
+    with SequenceWriter(folder / "representatives", work / "representatives.parquet") as writer:
         for row in sorted(far):
-            writer.add(*proteins.name(row), proteins[row])
+            writer.add(proteins.name(row), proteins.header(row), proteins[row])
             rows += [place[row], *(place[member] for member in sorted(far[row]) if member != row)]
             starts.append(len(rows))
     (work / MEMBER_STARTS).write_bytes(np.array(starts, NUMBER).tobytes())
@@ -57,17 +61,15 @@ def cluster_own(folder: Path, work: Path, threads: int) -> dict[str, Any]:
 
 
 def _clusters(
-    proteins: Sequences, rows: range | list[int], identity: float, work: Path, threads: int
+    proteins: Sequences, wanted: NDArray[np.bool_], identity: float, work: Path, threads: int
 ) -> dict[int, list[int]]:
     """Members of each cluster, itself among them, by the row of its representative."""
-    fasta, table = work / "cluster.fasta", work / "cluster.tsv"
-    write_fasta(proteins, rows, fasta)
-    mmseqs.cluster(fasta, table, identity=identity, coverage=COVERAGE, folder=work / "mmseqs", threads=threads)
-    fasta.unlink()
+    fasta = work / "cluster.fasta"
+    write_fasta(proteins, wanted, fasta)
     found: dict[int, list[int]] = {}
-    with table.open("rb") as file:
-        for line in file:
-            representative, member = line.split()
-            found.setdefault(int(representative), []).append(int(member))
-    table.unlink()
+    for representative, member in mmseqs.cluster(
+        fasta, identity=identity, coverage=COVERAGE, folder=work, threads=threads
+    ):
+        found.setdefault(int(representative), []).append(int(member))
+    fasta.unlink()
     return found

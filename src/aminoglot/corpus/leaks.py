@@ -8,7 +8,6 @@ long training protein is found.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,24 +15,31 @@ from numpy.typing import NDArray
 
 from aminoglot import mmseqs
 from aminoglot.corpus.store import Sequences
+from aminoglot.errors import JobError
 
 IDENTITY, COVERAGE, SENSITIVITY = 0.5, 0.8, 7.0
 OF_BOTH, OF_TARGET = 0, 1
+_NAME = 14
+"""Bytes of a record beside its residues."""
 
-Rows = NDArray[np.int64]
 
+def write_fasta(sequences: Sequences, wanted: NDArray[np.bool_], path: Path) -> int:
+    """Some sequences under the numbers of their rows, read in the order in which they lie; how many.
 
-def write_fasta(sequences: Sequences, rows: Iterable[int], path: Path) -> int:
-    """Sequences under the numbers of their rows; how many."""
-    count = 0
+    Raises:
+        JobError: when the disk has no room for them.
+    """
+    count = int(wanted.sum())
+    need = int(sequences.residues * count / max(1, len(sequences))) + _NAME * count
+    if need > shutil.disk_usage(path.parent).free:
+        raise JobError(f"{path.parent}: {need / 1e9:,.1f} GB are needed for MMseqs2's input; free some space")
     with path.open("wb") as file:
-        for row in rows:
-            file.write(b">%d\n%s\n" % (row, sequences[row]))
-            count += 1
+        for row in np.flatnonzero(wanted):
+            file.write(b">%d\n%s\n" % (row, sequences[int(row)]))
     return count
 
 
-def similar(query: Path, target: Path, coverage_mode: int, folder: Path, threads: int) -> Rows:
+def similar(query: Path, target: Path, coverage_mode: int, folder: Path, threads: int) -> NDArray[np.int64]:
     """Numbers of the queries that have a hit among the targets, sorted.
 
     Args:
@@ -49,28 +55,14 @@ def similar(query: Path, target: Path, coverage_mode: int, folder: Path, threads
     """
     if not query.stat().st_size or not target.stat().st_size:
         return np.empty(0, np.int64)
-    result = folder / f"{query.stem}-{target.stem}.tsv"
-    mmseqs.search(
+    found = mmseqs.search(
         query,
         target,
-        result,
         identity=IDENTITY,
         coverage=COVERAGE,
         coverage_mode=coverage_mode,
         sensitivity=SENSITIVITY,
-        folder=folder / "mmseqs",
+        folder=folder,
         threads=threads,
     )
-    with result.open("rb") as file:
-        found = {int(line.split(b"\t", 1)[0]) for line in file}
-    result.unlink()
-    return np.array(sorted(found), np.int64)
-
-
-def room_for(sequences: Sequences) -> int:
-    """Bytes that a FASTA of them takes."""
-    return sequences.residues + 12 * len(sequences)
-
-
-def free(folder: Path) -> int:
-    return shutil.disk_usage(folder).free
+    return np.array(sorted({int(name) for name, _ in found}), np.int64)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aminoglot.corpus.reader import read_rows
-from aminoglot.corpus.store import NUMBER, Sequences
+from aminoglot.corpus.store import NUMBER
 from aminoglot.corpus.tables import MEMBER_ROWS, MEMBER_STARTS
 
 _BLOCK = 1 << 20
@@ -18,31 +19,46 @@ class MemberTable:
     """The table before anything is taken out.
 
     Args:
-        work: where it is.
+        folder: where it is.
     """
 
-    def __init__(self, work: Path) -> None:
-        self._starts = read_rows(work / MEMBER_STARTS)
-        self._rows = read_rows(work / MEMBER_ROWS)
+    def __init__(self, folder: Path) -> None:
+        self._starts = read_rows(folder / MEMBER_STARTS)
+        self._rows = read_rows(folder / MEMBER_ROWS)
 
-    def write_fasta(self, members: Sequences, clusters: NDArray[np.int64], path: Path) -> int:
-        """All members of these clusters but the first, under their places in the table; how many.
+    def others(self, clusters: NDArray[np.bool_], members: int) -> NDArray[np.bool_]:
+        """Which members belong to these clusters, but for the first of each: that is the representative's sequence.
 
-        The first has the representative's sequence, which is looked at by itself.
+        Args:
+            clusters: one for each cluster.
+            members: how many sequences there are.
+
+        Returns:
+            One for each sequence.
         """
-        count = 0
-        with path.open("wb") as file:
-            for cluster in clusters.tolist():
-                for place in range(int(self._starts[cluster]) + 1, int(self._starts[cluster + 1])):
-                    file.write(b">%d\n%s\n" % (place, members[int(self._rows[place])]))
-                    count += 1
-        return count
+        wanted = np.zeros(members, bool)
+        for first, rows, cluster, leads in self._blocks():
+            del first
+            chosen = rows[clusters[cluster] & ~leads]
+            wanted[chosen[chosen < members]] = True
+        return wanted
+
+    def places_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Places in the table of some sequences, sorted, but for the first members of clusters."""
+        found = [first + np.flatnonzero(np.isin(block, rows) & ~leads) for first, block, _, leads in self._blocks()]
+        return np.concatenate([np.empty(0, np.int64), *found])
+
+    def _blocks(self) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]]:
+        """So many clusters at a time: the first place, and of each place row, cluster, whether it is the first."""
+        for first in range(0, len(self._starts) - 1, _BLOCK):
+            starts = self._starts[first : first + _BLOCK + 1].astype(np.int64)
+            rows = self._rows[starts[0] : starts[-1]].astype(np.int64)
+            leads = np.zeros(len(rows), bool)
+            leads[starts[:-1] - starts[0]] = True
+            yield int(starts[0]), rows, first + np.repeat(np.arange(len(starts) - 1), np.diff(starts)), leads
 
     def write_without(self, places: NDArray[np.int64], folder: Path) -> None:
-        """Write the table into a folder, without these places (sorted). No cluster loses its first member.
-
-        Starts shrink by how many places lie before them; done in blocks, for tables larger than memory.
-        """
+        """Write the table into a folder, without these places (sorted). No cluster loses its first member."""
         with (folder / MEMBER_STARTS).open("wb") as file:
             for first in range(0, len(self._starts), _BLOCK):
                 block = self._starts[first : first + _BLOCK].astype(np.int64)

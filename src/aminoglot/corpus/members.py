@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import chain
 from typing import Literal
 from xml.parsers import expat
@@ -18,6 +19,24 @@ import pyarrow.csv as pcsv
 
 from aminoglot.errors import InputError
 from aminoglot.sequences import Source
+
+
+@dataclass
+class Tally:
+    """What a file of members held.
+
+    Attributes:
+        kind: which of the three it is.
+        lines: pairs, lines or members, as the kind has them.
+        without_cluster: of those that name no cluster, or no member.
+        release: as XML states it.
+    """
+
+    kind: str = ""
+    lines: int = 0
+    without_cluster: int = 0
+    release: str | None = None
+
 
 Level = Literal["uniref90-representatives", "members"]
 """What is drawn from a cluster: a representative of one of its UniRef90 clusters, or any member."""
@@ -54,21 +73,30 @@ def kind_of(source: Source) -> Kind:
     )
 
 
-def pairs(source: Source, level: Level) -> Iterator[pa.RecordBatch]:
+def pairs(source: Source, level: Level, tally: Tally) -> Iterator[pa.RecordBatch]:
     """Clusters and their members as :data:`PAIRS`, in the file's order; a pair may come more than once.
+
+    Args:
+        source: one of the three.
+        level: which members are wanted.
+        tally: is filled meanwhile.
 
     Raises:
         InputError: when the file cannot be read to its end.
     """
-    kind = kind_of(source)
-    read: dict[Kind, Callable[[Source, io.BufferedReader, Level], Iterator[pa.RecordBatch]]] = {
+    kind = tally.kind = kind_of(source)
+    read: dict[Kind, Callable[[Source, io.BufferedReader, Level, Tally], Iterator[pa.RecordBatch]]] = {
         "mapping": _mapping,
         "idmapping": _idmapping,
         "xml": _xml,
     }
     with source.open() as stream:
         try:
-            yield from read[kind](source, stream, level)
+            for batch in read[kind](source, stream, level, tally):
+                whole = batch.filter(pc.and_(pc.not_equal(batch["cluster"], ""), pc.not_equal(batch["member"], "")))
+                tally.lines += len(batch)
+                tally.without_cluster += len(batch) - len(whole)
+                yield whole
         except (pa.ArrowException, UnicodeDecodeError) as error:
             raise InputError(f"{source.name}: not a readable table of members ({error})") from error
 
@@ -85,7 +113,7 @@ def _table(stream: io.BufferedReader, columns: int, wanted: list[str]) -> Iterat
     )
 
 
-def _mapping(source: Source, stream: io.BufferedReader, _: Level) -> Iterator[pa.RecordBatch]:
+def _mapping(source: Source, stream: io.BufferedReader, *_: object) -> Iterator[pa.RecordBatch]:
     batches = _table(stream, 2, ["f0", "f1"])
     first = next(batches, None)
     if first is None:
@@ -99,23 +127,21 @@ def _mapping(source: Source, stream: io.BufferedReader, _: Level) -> Iterator[pa
         yield _batch(clusters, members, None)
 
 
-def _idmapping(_: Source, stream: io.BufferedReader, level: Level) -> Iterator[pa.RecordBatch]:
+def _idmapping(_: Source, stream: io.BufferedReader, level: Level, __: Tally) -> Iterator[pa.RecordBatch]:
     member = _UNIREF90 if level == "uniref90-representatives" else _ACCESSION
     for batch in _table(stream, _IDMAPPING_COLUMNS, [member, _UNIREF50]):
         yield _batch(batch[_UNIREF50], batch[member], None)
 
 
 def _batch(clusters: pa.Array, members: pa.Array, aliases: pa.Array | None) -> pa.RecordBatch:
-    """Pairs, without those that lack one of the two."""
     aliases = pa.nulls(len(members), pa.string()) if aliases is None else aliases
-    batch = pa.RecordBatch.from_arrays([clusters, members, aliases], schema=PAIRS)
-    return batch.filter(pc.and_(pc.not_equal(clusters, ""), pc.not_equal(members, "")))
+    return pa.RecordBatch.from_arrays([clusters, members, aliases], schema=PAIRS)
 
 
-def _xml(source: Source, stream: io.BufferedReader, level: Level) -> Iterator[pa.RecordBatch]:
+def _xml(source: Source, stream: io.BufferedReader, level: Level, tally: Tally) -> Iterator[pa.RecordBatch]:
     """UniRef50's XML or UniRef90's: what an entry does not say of itself, its members say of it."""
-    entries = _Entries(level)
-    parser = expat.ParserCreate(namespace_separator=" ")
+    entries = _Entries(source, level, tally)
+    parser = expat.ParserCreate()
     parser.StartElementHandler, parser.EndElementHandler = entries.start, entries.end
     parser.EntityDeclHandler = lambda *_: _refuse_entities(source)
     try:
@@ -136,34 +162,38 @@ def _refuse_entities(source: Source) -> None:
 class _Entries:
     """What expat meets, as pairs."""
 
-    def __init__(self, level: Level) -> None:
-        self._level = level
+    def __init__(self, source: Source, level: Level, tally: Tally) -> None:
+        self._source, self._level, self._tally = source, level, tally
         self._entry = self._id = ""
         self._properties: dict[str, str] = {}
         self.found: list[tuple[str, str, str | None]] = []
 
-    def start(self, name: str, attributes: dict[str, str]) -> None:
-        tag = name.rpartition(" ")[2]
-        if tag == "entry":
-            self._entry = attributes.get("id", "")
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        if tag == "property":
+            if self._id:
+                self._properties.setdefault(attributes.get("type", ""), attributes.get("value", ""))
         elif tag == "dbReference":
             self._id, self._properties = attributes.get("id", ""), {}
-        elif tag == "property" and self._id:
-            self._properties.setdefault(attributes.get("type", ""), attributes.get("value", ""))
+        elif tag == "entry":
+            self._entry = attributes.get("id", "")
+            if not self._entry.startswith(("UniRef50_", "UniRef90_")):
+                raise InputError(
+                    f"{self._source.name}: an entry {self._entry!r}; UniRef50's XML or UniRef90's is wanted"
+                )
+        elif tag in ("UniRef50", "UniRef90"):
+            self._tally.release = attributes.get("version")
 
-    def end(self, name: str) -> None:
-        if name.rpartition(" ")[2] != "dbReference":
+    def end(self, tag: str) -> None:
+        if tag != "dbReference":
             return
         known = self._properties
         own = "UniRef50 ID" if self._entry.startswith("UniRef50_") else "UniRef90 ID"
         known[own] = self._entry
         cluster = known.get("UniRef50 ID", "")
         if self._level == "uniref90-representatives":
-            pair = (cluster, known.get("UniRef90 ID", ""), None)
+            self.found.append((cluster, known.get("UniRef90 ID", ""), None))
         else:
-            pair = (cluster, self._id, known.get("UniProtKB accession"))
-        if cluster and pair[1]:
-            self.found.append(pair)
+            self.found.append((cluster, self._id, known.get("UniProtKB accession")))
         self._id = ""
 
     def taken(self) -> pa.RecordBatch:

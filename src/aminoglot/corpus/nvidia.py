@@ -6,6 +6,7 @@ SQLite (BioNeMo 2). Splits are taken as they are: nothing is held out anew and n
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -15,18 +16,21 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from aminoglot.corpus import tables
-from aminoglot.corpus.members import kind_of
-from aminoglot.corpus.reader import Corpus, write_rows
+from aminoglot.corpus.building import mind_releases
+from aminoglot.corpus.reader import Corpus, finish, write_rows
+from aminoglot.corpus.reading import read
 from aminoglot.corpus.recipes import ESM2
 from aminoglot.corpus.stages import Stages
 from aminoglot.corpus.store import NUMBER, Sequences, SequenceWriter
-from aminoglot.corpus.tables import MEMBER_ROWS, MEMBER_STARTS
-from aminoglot.errors import InputError, OutputError
-from aminoglot.sequences import Protein, Reader, Source, clean
-from aminoglot.version import __version__
+from aminoglot.corpus.tables import TableWriter
+from aminoglot.errors import InputError, OutputError, reason
+from aminoglot.screen import Screen
+from aminoglot.sequences import BadRecord, Protein, Source, record
 
 Layout = Literal["fasta", "sqlite"]
 TRAIN, VALID, MEMBERS, MAPPING = (
@@ -41,17 +45,23 @@ TRAIN_CLUSTERS, VALID_CLUSTERS, TRAIN_DB, VALID_DB = (
     "train.db",
     "validation.db",
 )
+_FILES: dict[Layout, tuple[str, ...]] = {
+    "fasta": (TRAIN, VALID, MEMBERS, MAPPING),
+    "sqlite": (TRAIN_CLUSTERS, VALID_CLUSTERS, TRAIN_DB, VALID_DB),
+}
+_OPTIONAL = (VALID, VALID_CLUSTERS, VALID_DB)
+_OTHER_NAMES = {MEMBERS: "uniref90membersandreps_ur50trainfiltreps.fasta"}
 _WRAP = 80
 _ROWS = 1 << 14
-_OTHER_NAMES = {MEMBERS: "uniref90membersandreps_ur50trainfiltreps.fasta"}
 
 
-def import_layout(source: Path, folder: Path, memory: str = "1GB", threads: int = 1) -> Corpus:
+def import_layout(source: Path, folder: Path, screen: Screen, memory: str = "1GB", threads: int = 1) -> Corpus:
     """Make a corpus of a folder of NVIDIA's.
 
     Args:
-        source: the folder, files under NVIDIA's names.
+        source: the folder, files under NVIDIA's names, FASTA plain or compressed.
         folder: a new one.
+        screen: is told what happens.
         memory: for DuckDB.
         threads: processor cores.
 
@@ -60,12 +70,16 @@ def import_layout(source: Path, folder: Path, memory: str = "1GB", threads: int 
         OutputError: when ``folder`` is taken.
     """
     layout = layout_of(source)
+    files = {name: path for name in _FILES[layout] if (path := _file(source, name)).exists()}
+    inputs = {name: Source(path.name, path) for name, path in files.items()}
     recipe = replace(ESM2, validation=0)
-    with Stages(folder, {"version": __version__, "recipe": recipe.as_dict(), "imported": layout}) as stages:
-        if not stages.whole:
-            imported = {"fasta": _import_fasta, "sqlite": _import_sqlite}[layout]
-            found = stages.run("import", lambda: imported(source, stages, memory, threads))
-            stages.finish({"recipe": recipe.as_dict(), "level": found["level"]})
+    with Stages(folder, inputs, {"recipe": recipe.as_dict(), "imported": layout}) as stages:
+        if stages.whole:
+            screen.say(f"{folder} is whole already")
+        else:
+            maker = {"fasta": _FromFasta, "sqlite": _FromSqlite}[layout](stages, inputs, screen, memory, threads)
+            maker.run()
+            finish(stages, recipe, maker.level)
     return Corpus(folder)
 
 
@@ -75,17 +89,15 @@ def layout_of(source: Path) -> Layout:
     Raises:
         InputError: when it is neither, naming what is missing.
     """
-    if (source / TRAIN_CLUSTERS).exists():
-        lacking = [name for name in (TRAIN_DB,) if not (source / name).exists()]
-        found: Layout = "sqlite"
-    elif _file(source, MAPPING).exists() or _file(source, TRAIN).exists():
-        lacking = [name for name in (TRAIN, MEMBERS, MAPPING) if not _file(source, name).exists()]
-        found = "fasta"
-    else:
-        raise InputError(f"{source}: neither {TRAIN_CLUSTERS} nor {MAPPING} is here")
-    if lacking:
-        raise InputError(f"{source}: {', '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} missing")
-    return found
+    for layout, names in _FILES.items():
+        there = [name for name in names if _file(source, name).exists()]
+        needed = [name for name in names if name not in _OPTIONAL]
+        if not there:
+            continue
+        if lacking := [name for name in needed if name not in there]:
+            raise InputError(f"{source}: {', '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} missing")
+        return layout
+    raise InputError(f"{source}: none of NVIDIA's files is here ({MAPPING}, {TRAIN_CLUSTERS} and others)")
 
 
 def _file(source: Path, name: str) -> Path:
@@ -97,128 +109,185 @@ def _file(source: Path, name: str) -> Path:
     return source / name
 
 
-# ------------------------------------------------------------------------------------------------------------- fasta
+class _Maker:
+    def __init__(self, stages: Stages, inputs: dict[str, Source], screen: Screen, memory: str, threads: int) -> None:
+        self.stages, self.inputs, self.screen = stages, inputs, screen
+        self.folder, self.work = stages.folder, stages.work
+        self.memory, self.threads = memory, threads
+
+    def database(self) -> Any:
+        return tables.database(self.work, self.memory, self.threads)
+
+    def save_splits(self, train: int, clusters: int) -> None:
+        for name, rows in (("train", range(train)), ("validation", range(train, clusters)), ("test", range(0))):
+            write_rows(self.folder / f"{name}.u64", np.array(rows, NUMBER))
 
 
-def _import_fasta(source: Path, stages: Stages, memory: str, threads: int) -> dict[str, Any]:
-    files = {name: _file(source, name) for name in (TRAIN, VALID, MEMBERS, MAPPING)}
-    with SequenceWriter(stages.folder / "representatives") as writer:
-        _copy(files[TRAIN], writer)
-        train = writer.count
-        if files[VALID].exists():
-            _copy(files[VALID], writer)
-        clusters = writer.count
-    with SequenceWriter(stages.folder / "members") as writer:
-        _copy(files[MEMBERS], writer)
-        members = writer.count
-    mapping = Source(files[MAPPING].name, files[MAPPING])
-    if kind_of(mapping) != "mapping":
-        raise InputError(f"{mapping.name}: no table of clusters and members")
-    pairs = stages.work / "pairs.parquet"
-    tables.write_pairs(mapping, "members", pairs)
-    with tables.database(stages.work, memory, threads) as connection:
-        for what in ("representatives", "members"):
-            tables.refuse_duplicates(connection, stages.folder / what, what)
-        joined = tables.join(connection, stages.folder, stages.folder, pairs, in_order=True)
-    _save_splits(stages.folder, train, clusters)
-    return {"level": "members", "clusters": clusters, "sequences": members, **joined._asdict()}
+class _FromFasta(_Maker):
+    level = "members"
 
+    def run(self) -> None:
+        self.stages.run("representatives", self._representatives)
+        self.stages.run("members", self._members)
+        self.stages.run("pairs", self._pairs)
+        self.stages.run("clusters", self._join)
+        results = dict(self.stages.results)
+        held_out = results["representatives"]["held out"]  # the mapping is of what trains
+        results["clusters"] = {**results["clusters"], "alone": results["clusters"]["alone"] - held_out}
+        mind_releases(results, self.screen)
+        for name in tables.MEMBER_STARTS, tables.MEMBER_ROWS:
+            shutil.copyfile(self.work / name, self.folder / name)
 
-def _copy(path: Path, writer: SequenceWriter) -> None:
-    for record in Reader([Source(path.name, path)]):
-        if not isinstance(record, Protein):
-            raise InputError(f"{record}: no protein")
-        writer.add(record.id, f"{record.original_id} {record.description}".rstrip(), record.sequence)
+    def _read(self, name: str, writer: SequenceWriter) -> dict[str, Any]:
+        return read(self.inputs[name], writer, "stop", self.screen, self.work / "bad")
 
+    def _representatives(self) -> dict[str, Any]:
+        with SequenceWriter(self.folder / "representatives", self.work / "representatives.parquet") as writer:
+            found = self._read(TRAIN, writer)
+            train = writer.count
+            if VALID in self.inputs:
+                self._read(VALID, writer)
+            clusters = writer.count
+        with self.database() as connection:
+            tables.number(connection, self.work / "representatives.parquet", "representatives", once=True)
+        self.save_splits(train, clusters)
+        return {**found, "sequences": clusters, "held out": clusters - train}
 
-def _save_splits(folder: Path, train: int, clusters: int) -> None:
-    for name, rows in (("train", range(train)), ("validation", range(train, clusters)), ("test", range(0))):
-        write_rows(folder / f"{name}.u64", np.array(rows, NUMBER))
+    def _members(self) -> dict[str, Any]:
+        with SequenceWriter(self.folder / "members", self.work / "members.parquet") as writer:
+            return self._read(MEMBERS, writer)
 
+    def _pairs(self) -> dict[str, Any]:
+        tally = tables.write_pairs(self.inputs[MAPPING], "members", self.work / "pairs.parquet")
+        if tally.kind != "mapping":
+            raise InputError(f"{self.inputs[MAPPING].name}: no table of clusters and members")
+        return vars(tally)
 
-# ------------------------------------------------------------------------------------------------------------ sqlite
-
-
-def _import_sqlite(source: Path, stages: Stages, memory: str, threads: int) -> dict[str, Any]:
-    with SequenceWriter(stages.folder / "members") as writer:
-        for name, text in _proteins(source / TRAIN_DB):
-            writer.add(name, name, text)
-        members = writer.count
-    with tables.database(stages.work, memory, threads) as connection:
-        _join_lists(connection, stages.folder, source / TRAIN_CLUSTERS)
-    sequences = Sequences(stages.folder / "members")
-    starts = np.fromfile(stages.folder / MEMBER_STARTS, NUMBER)
-    rows = np.memmap(stages.folder / MEMBER_ROWS, NUMBER, "r")
-    with SequenceWriter(stages.folder / "representatives") as writer:
-        for start in starts[:-1].tolist():
-            row = int(rows[start])
-            writer.add(*sequences.name(row), sequences[row])
-        train = writer.count
-        if (source / VALID_CLUSTERS).exists():
-            wanted = pq.read_table(source / VALID_CLUSTERS, columns=["ur50_id"])["ur50_id"].to_pylist()
-            for name, text in _chosen(source / VALID_DB, wanted):
-                writer.add(name, name, text)
-        clusters = writer.count
-    more = len(rows) + np.arange(1, clusters - train + 1)  # a cluster held out has its representative alone
-    (stages.folder / MEMBER_STARTS).write_bytes(np.concatenate([starts, more]).astype(NUMBER).tobytes())
-    with (stages.folder / MEMBER_ROWS).open("ab") as file:
-        file.write((members + np.arange(train, clusters)).astype(NUMBER).tobytes())
-    _save_splits(stages.folder, train, clusters)
-    return {"level": "uniref90-representatives", "clusters": clusters, "sequences": members, "members": len(rows)}
+    def _join(self) -> dict[str, Any]:
+        done = self.stages.results
+        with self.database() as connection:
+            repeated = {
+                name: tables.number(connection, self.work / f"{name}.parquet", name)
+                for name in ("representatives", "members")
+            }
+            counts = (done["representatives"]["sequences"], done["members"]["sequences"])
+            joined = tables.join(connection, self.folder, self.work, counts, in_order=True)
+        return {**joined._asdict(), "repeated records": repeated["members"]}
 
 
 _LISTS = """
-    SELECT clusters.row AS cluster, sequence.row AS row, clusters.member AS member FROM (
-        SELECT file_row_number AS row, unnest(ur90_id) AS member, generate_subscripts(ur90_id, 1) AS place
-        FROM read_parquet($clusters, file_row_number = true)
-    ) AS clusters
-    LEFT JOIN (
-        SELECT id, file_row_number AS row FROM read_parquet($members, file_row_number = true)
-    ) AS sequence ON clusters.member = sequence.id
-    ORDER BY clusters.row, clusters.place
-"""
+    SELECT clusters.at_row AS cluster, members.at_row AS at_row, clusters.member AS member, clusters.place = 1 AS leads
+    FROM (
+        SELECT file_row_number AS at_row, unnest(ur90_id) AS member, generate_subscripts(ur90_id, 1) AS place
+        FROM read_parquet({clusters}, file_row_number = true)
+    ) AS clusters LEFT JOIN members ON clusters.member = members.id
+    ORDER BY clusters.at_row, clusters.place"""
 
 
-def _join_lists(connection: Any, folder: Path, clusters: Path) -> None:
-    paths = {"clusters": str(clusters), "members": str(folder / "members" / "names.parquet")}
-    reader = connection.execute(_LISTS, paths).to_arrow_reader(1 << 20)
-    count, last = 0, -1
-    with (folder / MEMBER_STARTS).open("wb") as starts, (folder / MEMBER_ROWS).open("wb") as rows:
-        for batch in reader:
-            if batch["row"].null_count:
-                lacking = batch.filter(batch["row"].is_null())["member"][0].as_py()
-                raise InputError(f"{TRAIN_DB}: no sequence of {lacking}, which {TRAIN_CLUSTERS} names")
-            cluster = batch["cluster"].to_numpy()
-            begins = np.flatnonzero(np.concatenate(([cluster[0] != last], cluster[1:] != cluster[:-1])))
-            starts.write((count + begins).astype(NUMBER).tobytes())
-            rows.write(batch["row"].to_numpy().astype(NUMBER).tobytes())
-            count, last = count + len(cluster), cluster[-1]
-        starts.write(np.array([count], NUMBER).tobytes())
+class _FromSqlite(_Maker):
+    level = "uniref90-representatives"
+
+    def run(self) -> None:
+        self.stages.run("members", self._members)
+        self.stages.run("clusters", self._join)
+        self.stages.run("representatives", self._representatives)
+
+    def _members(self) -> dict[str, Any]:
+        replaced = 0
+        with SequenceWriter(self.folder / "members", self.work / "members.parquet") as writer:
+            for protein in _proteins(self.inputs[TRAIN_DB].path):
+                writer.add(protein.id, protein.original_id, protein.sequence)
+                replaced += protein.replaced
+            return {"sequences": writer.count, "residues": writer.residues, "replaced letters": replaced}
+
+    def _join(self) -> dict[str, Any]:
+        clusters = self.inputs[TRAIN_CLUSTERS].path
+        listed = pq.ParquetFile(clusters).metadata.num_rows
+        with (
+            self.database() as connection,
+            TableWriter(self.work, self.stages.results["members"]["sequences"]) as table,
+        ):
+            tables.number(connection, self.work / "members.parquet", "members")
+            for batch in tables.arrow(connection, _LISTS.format(clusters=tables.quoted(clusters))):
+                if batch["at_row"].null_count:
+                    lacking = batch.filter(pc.is_null(batch["at_row"]))["member"][0].as_py()
+                    raise InputError(f"{TRAIN_DB}: no sequence of {lacking}, which {TRAIN_CLUSTERS} names")
+                table.add(batch)
+        if table.clusters != listed:
+            raise InputError(f"{TRAIN_CLUSTERS}: {listed - table.clusters:,} of its clusters have no member")
+        return {"clusters": table.clusters, "members": table.members, "largest": table.largest}
+
+    def _representatives(self) -> dict[str, Any]:
+        """The first member of each cluster, and those held out, each of which is its cluster's only member."""
+        starts = np.fromfile(self.work / tables.MEMBER_STARTS, NUMBER)
+        rows = np.fromfile(self.work / tables.MEMBER_ROWS, NUMBER)
+        members = Sequences(self.folder / "members")
+        with SequenceWriter(self.folder / "representatives", self.work / "representatives.parquet") as writer:
+            for row in rows[starts[:-1].astype(np.int64)].tolist():
+                writer.add(members.name(row), members.header(row), members[row])
+            train = writer.count
+            if VALID_CLUSTERS in self.inputs:
+                names = pq.read_table(self.inputs[VALID_CLUSTERS].path, columns=["ur50_id"])["ur50_id"].to_pylist()
+                if VALID_DB not in self.inputs:
+                    raise InputError(f"{VALID_DB} is missing; {VALID_CLUSTERS} names its proteins")
+                for protein in _chosen(self.inputs[VALID_DB].path, names):
+                    writer.add(protein.id, protein.original_id, protein.sequence)
+            clusters = writer.count
+        alone = np.arange(train, clusters)
+        starts = np.append(starts, len(rows) + 1 + np.arange(len(alone)).astype(NUMBER))
+        write_rows(self.folder / tables.MEMBER_STARTS, starts)
+        write_rows(self.folder / tables.MEMBER_ROWS, np.append(rows, (len(members) + alone).astype(NUMBER)))
+        self.save_splits(train, clusters)
+        return {"sequences": clusters, "held out": clusters - train}
 
 
-def _proteins(path: Path) -> Iterator[tuple[str, bytes]]:
+def _proteins(path: Path) -> Iterator[Protein]:
     """All of a database, in its order."""
-    with closing(_opened(path)) as connection:
-        for name, text in connection.execute("SELECT id, sequence FROM protein ORDER BY rowid"):
-            yield name, clean(text.encode())[0]
+    with _opened(path) as connection:
+        for count, (name, text) in enumerate(connection.execute("SELECT id, sequence FROM protein"), 1):
+            yield _protein(path, count, name, text)
 
 
-def _chosen(path: Path, wanted: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    with closing(_opened(path)) as connection:
-        for name in wanted:
+def _chosen(path: Path, wanted: Iterable[str]) -> Iterator[Protein]:
+    with _opened(path) as connection:
+        for count, name in enumerate(wanted, 1):
             found = connection.execute("SELECT sequence FROM protein WHERE id = ?", (name,)).fetchone()
             if found is None:
                 raise InputError(f"{path.name}: no sequence of {name}, which {VALID_CLUSTERS} names")
-            yield name, clean(found[0].encode())[0]
+            yield _protein(path, count, name, found[0])
 
 
-def _opened(path: Path) -> sqlite3.Connection:
-    try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-        connection.execute("SELECT id, sequence FROM protein LIMIT 1")
-    except sqlite3.Error as error:
-        raise InputError(f"{path}: no SQLite database with a table `protein` of id and sequence ({error})") from error
-    return connection
+def _protein(path: Path, count: int, name: object, text: object) -> Protein:
+    if not isinstance(text, str):
+        raise InputError(f"{path.name}, row {count:,}, id {name!r}: the sequence is no text")
+    found = record(str(name), text.encode(), path.name, count)
+    if isinstance(found, BadRecord):
+        raise InputError(str(found))
+    return found
+
+
+class _opened:  # noqa: N801  a context manager, read like open
+    """A database that is only read, whose faults are the file's."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> sqlite3.Connection:
+        self._connection = sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)
+        try:
+            self._connection.execute("PRAGMA trusted_schema = OFF")
+            self._connection.execute("SELECT id, sequence FROM protein LIMIT 1")
+        except sqlite3.Error as error:
+            self._connection.close()
+            raise InputError(
+                f"{self._path}: no SQLite database with a table `protein` of id and sequence ({error})"
+            ) from error
+        return self._connection
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        self._connection.close()
+        if isinstance(error, sqlite3.Error):
+            raise InputError(f"{self._path}: damaged ({error})") from error
 
 
 # ------------------------------------------------------------------------------------------------------------ export
@@ -228,71 +297,96 @@ def export_layout(corpus: Corpus, folder: Path, layout: Layout) -> None:
     """Write a corpus the way NVIDIA's tools read it: its clusters for training and those held out.
 
     Raises:
-        InputError: for a corpus without clusters.
-        OutputError: when the folder exists.
+        InputError: for a corpus without clusters, or a name that has no place in ``mapping.tsv``.
+        OutputError: when the folder exists, or the disk is full.
     """
     if corpus.members is None:
         raise InputError(f"{corpus.folder}: a corpus of {corpus.recipe.name} has no clusters to export")
     if folder.exists():
         raise OutputError(f"{folder}: is there already; choose a new folder")
-    folder.mkdir(parents=True)
-    {"fasta": _export_fasta, "sqlite": _export_sqlite}[layout](corpus, folder)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        {"fasta": _export_fasta, "sqlite": _export_sqlite}[layout](corpus, corpus.members, partial)
+        partial.replace(folder)
+    except (OSError, sqlite3.Error) as error:
+        said = reason(error) if isinstance(error, OSError) else str(error)
+        raise OutputError(f"{folder}: cannot be written: {said}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
-def _export_fasta(corpus: Corpus, folder: Path) -> None:
+def _blocks(rows: NDArray[Any]) -> Iterator[int]:
+    """Numbers one by one, without a list of them all."""
+    for first in range(0, len(rows), _ROWS):
+        yield from rows[first : first + _ROWS].tolist()
+
+
+def _names(corpus: Corpus, cluster: int) -> list[str]:
+    return [where.name(at) for where, at in map(corpus.place, corpus.member_rows(cluster).tolist())]
+
+
+def _export_fasta(corpus: Corpus, members: Sequences, folder: Path) -> None:
     representatives = corpus.representatives
-    count = 0 if corpus.members is None else len(corpus.members)
-    written = np.zeros(count, bool)
+    written = np.zeros(len(members), bool)
     with (
         (folder / TRAIN).open("wb") as train,
-        (folder / MEMBERS).open("wb") as members,
+        (folder / MEMBERS).open("wb") as drawn,
         (folder / MAPPING).open("w") as mapping,
     ):
         mapping.write("UR50_cluster_name\tmapped_id\n")
-        for cluster in corpus.split("train").tolist():
+        for cluster in _blocks(corpus.split("train")):
             _write(train, representatives, cluster)
-            names = []
             for row in corpus.member_rows(cluster).tolist():
                 where, at = corpus.place(row)
-                names.append(where.name(at).id)
-                if row >= count or not written[row]:
-                    _write(members, where, at)
-                    written[row : row + 1] = True
-            mapping.write(f"{representatives.name(cluster).id}\t{','.join(names)}\n")
+                if where is not members or not written[at]:
+                    _write(drawn, where, at)
+                if where is members:
+                    written[at] = True
+            names = _names(corpus, cluster)
+            if strange := next((name for name in names if "," in name or "\t" in name), None):
+                raise InputError(
+                    f"{strange!r}: a name with a comma or a tab has no place in {MAPPING}; use --to sqlite"
+                )
+            mapping.write(f"{representatives.name(cluster)}\t{','.join(names)}\n")
     if len(corpus.split("validation")):
         with (folder / VALID).open("wb") as valid:
-            for cluster in corpus.split("validation").tolist():
+            for cluster in _blocks(corpus.split("validation")):
                 _write(valid, representatives, cluster)
 
 
 def _write(file: Any, sequences: Sequences, row: int) -> None:
+    """One record; its first word is the id, as in the mapping."""
     text = sequences[row]
     lines = [text[start : start + _WRAP] for start in range(0, len(text), _WRAP)]
-    file.write(b">" + sequences.name(row).header.encode() + b"\n" + b"\n".join(lines) + b"\n")
+    header = " ".join([sequences.name(row), *sequences.header(row).split(" ", 1)[1:]])
+    file.write(b">" + header.encode() + b"\n" + b"\n".join(lines) + b"\n")
 
 
-def _export_sqlite(corpus: Corpus, folder: Path) -> None:
-    def members() -> Iterator[tuple[str, str]]:
-        for cluster in corpus.split("train").tolist():
+def _export_sqlite(corpus: Corpus, members: Sequences, folder: Path) -> None:
+    def drawn() -> Iterator[tuple[str, str]]:
+        written = np.zeros(len(members), bool)
+        for cluster in _blocks(corpus.split("train")):
             for where, at in map(corpus.place, corpus.member_rows(cluster).tolist()):
-                yield where.name(at).id, where[at].decode()
+                if where is not members or not written[at]:
+                    yield where.name(at), where[at].decode()
+                if where is members:
+                    written[at] = True
 
     def held_out() -> Iterator[tuple[str, str]]:
-        for cluster in corpus.split("validation").tolist():
-            yield corpus.representatives.name(cluster).id, corpus.representatives[cluster].decode()
+        for cluster in _blocks(corpus.split("validation")):
+            yield corpus.representatives.name(cluster), corpus.representatives[cluster].decode()
 
-    for name, rows in ((TRAIN_DB, members()), (VALID_DB, held_out())):
+    for name, rows in ((TRAIN_DB, drawn()), (VALID_DB, held_out())):
         with closing(sqlite3.connect(folder / name)) as connection, connection:
             connection.execute("CREATE TABLE protein (id TEXT PRIMARY KEY, sequence TEXT)")
-            connection.executemany("INSERT OR IGNORE INTO protein VALUES (?, ?)", rows)
+            connection.executemany("INSERT INTO protein VALUES (?, ?)", rows)
     schema = pa.schema([("ur90_id", pa.list_(pa.string()))])
     with pq.ParquetWriter(folder / TRAIN_CLUSTERS, schema) as writer:
-        lists: list[list[str]] = []
-        for cluster in corpus.split("train").tolist():
-            lists.append([where.name(at).id for where, at in map(corpus.place, corpus.member_rows(cluster).tolist())])
-            if len(lists) == _ROWS:
-                writer.write_table(pa.table({"ur90_id": lists}, schema))
-                lists = []
-        writer.write_table(pa.table({"ur90_id": lists}, schema))
-    names = [corpus.representatives.name(cluster).id for cluster in corpus.split("validation").tolist()]
+        train = corpus.split("train")
+        for first in range(0, len(train), _ROWS):
+            lists = [_names(corpus, cluster) for cluster in train[first : first + _ROWS].tolist()]
+            writer.write_table(pa.table({"ur90_id": lists}, schema))
+    names = [corpus.representatives.name(cluster) for cluster in _blocks(corpus.split("validation"))]
     pq.write_table(pa.table({"ur50_id": pa.array(names, pa.string())}), folder / VALID_CLUSTERS)

@@ -11,16 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aminoglot.corpus.recipes import Recipe
-from aminoglot.corpus.stages import CARD
+from aminoglot.corpus.stages import CARD, STATE, Stages
 from aminoglot.corpus.store import NUMBER, Rows, Sequences
 from aminoglot.corpus.tables import MEMBER_ROWS, MEMBER_STARTS
 from aminoglot.errors import InputError, OutputError
+from aminoglot.version import __version__
 
 SPLITS = ("train", "validation", "test")
 
 
 class Corpus:
     """A training set on disk. Opening one reads its card; all else is mapped when it is first looked at.
+
+    Args:
+        folder: where it is.
+        recipe: to sample by other choices than the card's.
 
     Attributes:
         folder: where it is.
@@ -31,25 +36,30 @@ class Corpus:
         OutputError: when the folder holds no whole corpus.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, recipe: Recipe | None = None) -> None:
         self.folder = Path(folder)
         path = self.folder / CARD
         if not path.exists():
-            begun = (self.folder / "building.json").exists()
+            begun = (self.folder / STATE).exists()
             raise OutputError(
                 f"{folder}: " + ("begun and not finished; build it again, it goes on" if begun else "no corpus here")
             )
         try:
             self.card: dict[str, Any] = json.loads(path.read_text())
-            self.recipe = Recipe(**self.card["recipe"])
+            self.recipe = recipe or Recipe(**self.card["recipe"])
+            sizes: dict[str, int] = self.card["files"]
         except (ValueError, KeyError, TypeError) as error:
             raise OutputError(f"{path}: damaged ({error})") from error
+        for name, size in sizes.items():
+            found = (self.folder / name).stat().st_size if (self.folder / name).exists() else None
+            if found != size:
+                raise OutputError(f"{self.folder / name}: {size:,} bytes are wanted, found {found}; build it again")
 
     def __repr__(self) -> str:
         return f"<aminoglot.Corpus {self.folder}: {self.recipe.name}, {len(self.split('train')):,} for training>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Corpus, (self.folder,)
+        return Corpus, (self.folder, self.recipe)
 
     @cached_property
     def representatives(self) -> Sequences:
@@ -115,10 +125,20 @@ def read_rows(path: Path) -> Rows:
     try:
         if not path.stat().st_size:
             return np.empty(0, NUMBER)
-        return np.memmap(path, NUMBER, "r")
+        return np.asarray(np.memmap(path, NUMBER, "r"))
     except (OSError, ValueError) as error:
         raise OutputError(f"{path}: not readable ({error}); build the corpus again") from error
 
 
 def write_rows(path: Path, rows: NDArray[Any]) -> None:
     path.write_bytes(rows.astype(NUMBER).tobytes())
+
+
+def finish(stages: Stages, recipe: Recipe, level: str | None) -> None:
+    """Write the card of a corpus whose files are all there, with their sizes."""
+    folders = ("", "representatives", "members")
+    paths = sorted(
+        path for name in folders for path in (stages.folder / name).glob("*") if path.suffix in (".u64", ".bin")
+    )
+    sizes = {str(path.relative_to(stages.folder)): path.stat().st_size for path in paths}
+    stages.finish({"version": __version__, "recipe": recipe.as_dict(), "level": level, "files": sizes})

@@ -20,7 +20,7 @@ class Recipe:
 
     Attributes:
         name: the model family.
-        seed: of the split.
+        seed: of the split, and of all that is drawn for validation and test.
         validation: share of clusters held out (below one), or how many proteins.
         test: how many proteins besides; ProtT5nv's.
         longest: residues of the longest protein that stays in; 0 for no limit.
@@ -49,10 +49,10 @@ class Recipe:
             raise InputError("seed, test and longest are numbers from 0 on")
 
     def held_out(self, count: int) -> int:
-        """How many of so many are for validation."""
+        """How many of so many are for validation; of a share the whole part, and one at least."""
         if self.validation >= 1:
             return min(int(self.validation), count)
-        return round(count * self.validation)
+        return max(1, int(count * self.validation)) if self.validation else 0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

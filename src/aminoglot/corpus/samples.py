@@ -8,14 +8,14 @@ Shapes: T tokens of one sample, N hidden residues.
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any, NamedTuple
+from abc import abstractmethod
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aminoglot.corpus.order import Order
-from aminoglot.corpus.reader import Corpus
+from aminoglot.corpus.draws import Draws, Order, below, draws, mixed, threshold
+from aminoglot.corpus.reader import SPLITS, Corpus
 from aminoglot.corpus.recipes import CANONICAL, Recipe
 from aminoglot.corpus.store import Sequences
 from aminoglot.errors import InputError
@@ -24,9 +24,12 @@ from aminoglot.tokens import ESM2_ALPHABET, PROTT5NV_ALPHABET, Alphabet
 IGNORED = -100
 """The label of a token that is not scored; what torch's cross entropy leaves out."""
 _START, _END, _FIRST_SENTINEL = 1, 2, 32
-_MOST_HIDDEN = 76
+MOST_HIDDEN = 76
 _MASKED, _REPLACED = 0.8, 0.9
 """Of the scored tokens 80 % are masked, 10 % replaced, 10 % left."""
+_LARGEST = np.uint64(2**64 - 1)
+_PLACES, _LETTERS = 1, 2
+"""Streams of one sample beside its first, which draws member and crop."""
 
 
 class Masked(NamedTuple):
@@ -55,101 +58,138 @@ class Hidden(NamedTuple):
         decoder: what the decoder is told, uint8 [1 + 2N]: ``<s>``, then each sentinel and its residue.
         labels: what it should say, int64 [1 + 2N]: the same without ``<s>``, and ``</s>``.
         cluster: number of the protein.
+        member: place of the protein in the member table.
+        start: first token of the crop.
     """
 
     tokens: NDArray[np.uint8]
     decoder: NDArray[np.uint8]
     labels: NDArray[np.int64]
     cluster: int
+    member: int
+    start: int
 
 
-class ESM2Samples:
-    """Masked samples of a corpus of clusters; ``samples[n]`` is the n-th of a run.
+Sample = TypeVar("Sample", Masked, Hidden)
 
-    An epoch has every cluster once, in an order of its own, one member of each, drawn uniformly. Validation has the
-    representatives, in their own order, cropped and masked the same every time.
+
+class Samples(Generic[Sample]):
+    """Samples of a corpus; ``samples[n]`` is the n-th of a run.
+
+    An epoch has every cluster once, in an order of its own, and of each one member, drawn uniformly. Validation and test
+    have the representatives, in their own order, made the same every time and whatever the seed.
 
     Args:
         corpus: whose recipe says how.
         split: ``train``, ``validation`` or ``test``.
         seed: of the run.
+
+    Raises:
+        InputError: for a split without proteins.
     """
 
+    alphabet: Alphabet
+
     def __init__(self, corpus: Corpus, split: str = "train", seed: int = 0) -> None:
-        self.corpus, self.recipe, self.seed = corpus, corpus.recipe, seed
+        self.corpus, self.recipe, self.split, self.seed = corpus, corpus.recipe, split, seed
         self.clusters = corpus.split(split)
         self.fixed = split != "train"
         if not len(self.clusters):
             raise InputError(f"{corpus.folder}: no protein for {split}")
-        self._letters = _letters(self.recipe, ESM2_ALPHABET)
+        self._key = mixed(self.recipe.seed if self.fixed else seed, SPLITS.index(split))
+        self._epoch, self._order = -1, Order(1, 0)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.corpus, self.split, self.seed)
 
     def __len__(self) -> int:
         """Samples of an epoch."""
         return len(self.clusters)
 
-    def __getitem__(self, position: int) -> Masked:
-        epoch, index = _epoch(position, len(self), self.fixed)
-        at = index if self.fixed else _order(len(self), self.seed, epoch)[index]
-        cluster = int(self.clusters[at])
-        generator = _generator(self.seed, epoch, index)
+    def __getitem__(self, position: int) -> Sample:
+        cluster, member, key = self._address(position)
+        sequences, row = self.corpus.member_at(member)
+        tokens, start = cropped(sequences, row, self.recipe, self.alphabet, mixed(key, 1))
+        return self._made(tokens, key, (cluster, member, start))
+
+    @abstractmethod
+    def _made(self, tokens: NDArray[np.uint8], key: int, origin: tuple[int, int, int]) -> Sample:
+        """A sample of some tokens; ``origin`` is cluster, member and start."""
+
+    def tokens_of(self, position: int) -> int:
+        """How many tokens a sample has, without making it."""
+        _, member, _ = self._address(position)
+        sequences, row = self.corpus.member_at(member)
+        return min(self.recipe.tokens, sequences.length(row) + self.alphabet.special_length)
+
+    def _address(self, position: int) -> tuple[int, int, int]:
+        """Cluster, place of the member, and the key of all that is drawn for a sample."""
+        if position < 0:
+            raise IndexError(f"sample {position}: they are counted from 0")
+        epoch, index = divmod(position, len(self))
+        if self.fixed:
+            cluster, key = int(self.clusters[index]), mixed(self._key, 0, index)
+            return cluster, self.corpus.member_range(cluster)[0], key
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, Order(len(self), mixed(self._key, epoch))
+        cluster, key = int(self.clusters[self._order[index]]), mixed(self._key, epoch, index)
         first, last = self.corpus.member_range(cluster)
-        member = first if self.fixed else int(generator.integers(first, last))
-        tokens, start = _cropped(*self.corpus.member_at(member), self.recipe, ESM2_ALPHABET, generator)
-        return Masked(*self._masked(tokens, generator), cluster, member, start)
-
-    def _masked(
-        self, tokens: NDArray[np.uint8], generator: np.random.Generator
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Hide some residues; one draw a token says whether and how, special tokens are left alone."""
-        draw = generator.random(len(tokens))
-        draw[(tokens == ESM2_ALPHABET.cls) | (tokens == ESM2_ALPHABET.eos)] = 1
-        share = self.recipe.masked
-        labels = np.where(draw < share, tokens, np.int64(IGNORED))
-        seen = tokens.copy()
-        seen[draw < share * _MASKED] = ESM2_ALPHABET.mask
-        replaced = np.flatnonzero((draw >= share * _MASKED) & (draw < share * _REPLACED))
-        seen[replaced] = self._letters[generator.integers(0, len(self._letters), len(replaced))]
-        return seen, labels
+        return cluster, first + below(key, last - first), key
 
 
-class ProtT5nvSamples:
-    """Samples for ProtT5nv's encoder and decoder; ``samples[n]`` is the n-th of a run.
+class ESM2Samples(Samples[Masked]):
+    """Masked samples: some residues are hidden, and asked for."""
 
-    Args:
-        corpus: whose recipe says how.
-        split: ``train``, ``validation`` or ``test``.
-        seed: of the run.
-    """
+    alphabet = ESM2_ALPHABET
 
     def __init__(self, corpus: Corpus, split: str = "train", seed: int = 0) -> None:
-        self.corpus, self.recipe, self.seed = corpus, corpus.recipe, seed
-        self.clusters = corpus.split(split)
-        self.fixed = split != "train"
-        if not len(self.clusters):
-            raise InputError(f"{corpus.folder}: no protein for {split}")
+        super().__init__(corpus, split, seed)
+        chosen: Any = self.alphabet.tokens if self.recipe.letters == "all" else CANONICAL
+        self._letters = np.array([self.alphabet.tokens.index(token) for token in chosen], np.uint8)
+        share = self.recipe.masked
+        self._asked, self._masked, self._replaced = map(threshold, (share, share * _MASKED, share * _REPLACED))
 
-    def __len__(self) -> int:
-        """Samples of an epoch."""
-        return len(self.clusters)
+    def _made(self, tokens: NDArray[np.uint8], key: int, origin: tuple[int, int, int]) -> Masked:
+        """One draw a token says whether it is asked for, and what is seen of it; special tokens are left alone."""
+        draw = draws(mixed(key, _PLACES), len(tokens))
+        if tokens[0] == self.alphabet.cls:
+            draw[0] = _LARGEST
+        if tokens[-1] == self.alphabet.eos:
+            draw[-1] = _LARGEST
+        asked = np.flatnonzero(draw < self._asked)
+        labels = np.full(len(tokens), IGNORED, np.int64)
+        labels[asked] = tokens[asked]
+        draw = draw[asked]
+        tokens[asked[draw < self._masked]] = self.alphabet.mask
+        replaced = asked[(draw >= self._masked) & (draw < self._replaced)]
+        chosen = (draws(mixed(key, _LETTERS), len(replaced)) >> np.uint64(32)) * np.uint64(len(self._letters))
+        tokens[replaced] = self._letters[chosen >> np.uint64(32)]
+        return Masked(tokens, labels, *origin)
 
-    def __getitem__(self, position: int) -> Hidden:
-        epoch, index = _epoch(position, len(self), self.fixed)
-        cluster = int(self.clusters[index if self.fixed else _order(len(self), self.seed, epoch)[index]])
-        generator = _generator(self.seed, epoch, index)
-        tokens, _ = _cropped(self.corpus.representatives, cluster, self.recipe, PROTT5NV_ALPHABET, generator)
-        return Hidden(*hide(tokens, self.recipe.masked, generator), cluster)
+
+class ProtT5nvSamples(Samples[Hidden]):
+    """Samples for ProtT5nv's encoder and decoder: single residues behind sentinels."""
+
+    alphabet = PROTT5NV_ALPHABET
+
+    def _made(self, tokens: NDArray[np.uint8], key: int, origin: tuple[int, int, int]) -> Hidden:
+        return Hidden(*hide(tokens, self.recipe.masked, draws(mixed(key, _PLACES), len(tokens))), *origin)
 
 
 def hide(
-    tokens: NDArray[np.uint8], share: float, generator: np.random.Generator
+    tokens: NDArray[np.uint8], share: float, draw: Draws
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]:
     """Hide single residues behind sentinels; what the encoder sees, the decoder is told, and should say.
 
     One residue a span, neighbours too, for NeMo's spans were clipped to one; at least one residue, at most 76.
+
+    Args:
+        tokens: of one protein, uint8 [T].
+        share: how many of them to hide.
+        draw: a random number for each: the smallest are hidden.
     """
-    count = min(_MOST_HIDDEN, max(1, round(share * len(tokens))))
-    places = np.sort(generator.permutation(len(tokens))[:count])
-    return spans(tokens, places)
+    count = min(MOST_HIDDEN, max(1, round(share * len(tokens))))
+    return spans(tokens, np.sort(np.argsort(draw, kind="stable")[:count]))
 
 
 def spans(
@@ -165,38 +205,15 @@ def spans(
     return seen, told, labels
 
 
-def _epoch(position: int, size: int, fixed: bool) -> tuple[int, int]:
-    if position < 0:
-        raise IndexError(f"sample {position}: they are counted from 0")
-    epoch, index = divmod(position, size)
-    return (0 if fixed else epoch), index
-
-
-@lru_cache(maxsize=8)
-def _order(count: int, seed: int, epoch: int) -> Order:
-    return Order(count, (seed, epoch))
-
-
-def _generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """A stream of its own for every sample: Philox is addressed, not run up to it (Salmon et al. 2011)."""
-    return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, index, epoch]))
-
-
-def _letters(recipe: Recipe, alphabet: Alphabet) -> NDArray[np.uint8]:
-    chosen: Any = alphabet.tokens if recipe.letters == "all" else CANONICAL
-    return np.array([alphabet.tokens.index(token) for token in chosen], np.uint8)
-
-
-def _cropped(
-    sequences: Sequences, row: int, recipe: Recipe, alphabet: Alphabet, generator: np.random.Generator
+def cropped(
+    sequences: Sequences, row: int, recipe: Recipe, alphabet: Alphabet, draw: int
 ) -> tuple[NDArray[np.uint8], int]:
     """A part of a protein's list of tokens, and where it begins: special tokens stand only at true ends."""
     residues, before = sequences.length(row), alphabet.prefix_length
     whole = residues + alphabet.special_length
     start = 0
     if whole > recipe.tokens and recipe.crop == "random":
-        start = int(generator.integers(0, whole - recipe.tokens + 1))
+        start = below(draw, whole - recipe.tokens + 1)
     stop = min(whole, start + recipe.tokens)
     text = sequences.part(row, max(0, start - before), min(residues, stop - before))
-    framed = alphabet.framed(text, start=start == 0, end=stop == whole)
-    return alphabet.encode([framed]), start
+    return alphabet.encode([alphabet.framed(text, start=start == 0, end=stop == whole)]), start

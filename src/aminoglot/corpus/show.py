@@ -22,6 +22,7 @@ from aminoglot.tokens import ESM2_ALPHABET, PROTT5NV_ALPHABET
 
 _BLUE, _ORANGE = "#33658a", "#e07a2f"
 _LONGEST = 2_000
+_BLOCK = 1 << 20
 _COUNTED = 20_000_000
 """Residues whose composition is counted, evenly over the corpus."""
 _WORDS = {"<mask>": "mask", "<cls>": "cls", "<eos>": "eos"}
@@ -93,7 +94,8 @@ def _draw_lengths(corpus: Corpus) -> bytes:
         held = {"members": corpus.members, **held}
     for (name, sequences), colour in zip(held.items(), (_BLUE, _ORANGE), strict=False):
         total = np.zeros(len(edges) - 1)
-        for _, lengths in sequences.blocks():
+        for first in range(0, len(sequences), _BLOCK):
+            lengths = sequences.lengths(first, min(first + _BLOCK, len(sequences)))
             total += np.histogram(np.minimum(lengths, _LONGEST), edges)[0]
         axes.stairs(total, edges, label=f"{name}: {len(sequences):,}", color=colour, fill=name == "members", alpha=0.8)
     limit = corpus.recipe.tokens - 2 if corpus.recipe.name == "esm2" else corpus.recipe.tokens
@@ -142,10 +144,10 @@ def sample_rows(corpus: Corpus, count: int = 6) -> Iterator[tuple[str, str]]:
         if corpus.recipe.name == "esm2":
             masked = ESM2Samples(corpus)[number]
             where, row = corpus.member_at(masked.member)
-            yield f"{where.name(row).id}, from token {masked.start:,}", _masked_html(masked)
+            yield f"{where.name(row)}, from token {masked.start:,}", _masked_html(masked)
         else:
             hidden = ProtT5nvSamples(corpus)[number]
-            yield corpus.representatives.name(hidden.cluster).id, _hidden_html(hidden)
+            yield corpus.representatives.name(hidden.cluster), _hidden_html(hidden)
 
 
 def _masked_html(sample: Masked) -> str:

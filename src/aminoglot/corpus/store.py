@@ -1,15 +1,13 @@
-"""Sequences on disk: letters end to end in one file, where each begins in another, names in a third.
+"""Sequences on disk: letters end to end in one file, headers in another, and where each begins.
 
-Opening one maps two files and reads nothing, however many sequences there are.
+Opening them maps four files and reads nothing, however many sequences there are.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,41 +15,41 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from aminoglot.errors import OutputError, reason
+from aminoglot.sequences import protein_id
 
-LETTERS, STARTS, NAMES = "letters.bin", "starts.u64", "names.parquet"
+LETTERS, STARTS = "letters.bin", "starts.u64"
+HEADERS, HEADER_STARTS = "headers.bin", "header-starts.u64"
 NUMBER = np.dtype("<u8")
-_GROUP = 1 << 16
-"""Names in a row group: as many are read to find one."""
-_SCHEMA = pa.schema([("id", pa.string()), ("header", pa.string()), ("digest", pa.uint64())])
+_BLOCK = 1 << 16
+"""Sequences that are written at once."""
+NAMES_SCHEMA = pa.schema([("id", pa.string()), ("digest", pa.uint64())])
 
 Rows = NDArray[np.uint64]
-
-
-class Name(NamedTuple):
-    """What a sequence is called, and the rest of its header."""
-
-    id: str
-    header: str
 
 
 class SequenceWriter:
     """Writes sequences one after the other; use it as a context manager.
 
+    Args:
+        folder: a new one.
+        names: Parquet to write besides, ids and 64-bit digests of sequences: what joining needs, and nothing later.
+
     Raises:
         OutputError: when the disk is full.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, names: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._letters = (folder / LETTERS).open("wb")
-        self._starts = (folder / STARTS).open("wb")
-        self._names = pq.ParquetWriter(folder / NAMES, _SCHEMA, compression="zstd")
+        self._files = {name: (folder / name).open("wb") for name in (LETTERS, STARTS, HEADERS, HEADER_STARTS)}
+        self._names = pq.ParquetWriter(names, NAMES_SCHEMA, compression="zstd")
         self._texts: list[bytes] = []
-        self._columns: tuple[list[str], list[str], list[int]] = ([], [], [])
-        self._end = 0
-        self.count = 0
-        self._starts.write(np.zeros(1, NUMBER).tobytes())
+        self._headers: list[bytes] = []
+        self._ids: list[str] = []
+        self._ends = {LETTERS: 0, HEADERS: 0}
+        self.count = self.residues = 0
+        for name in (STARTS, HEADER_STARTS):
+            self._files[name].write(np.zeros(1, NUMBER).tobytes())
 
     def __enter__(self) -> SequenceWriter:
         return self
@@ -61,40 +59,35 @@ class SequenceWriter:
             if kind is None:
                 self._flush()
         finally:
-            for file in (self._names, self._starts, self._letters):
+            self._names.close()
+            for file in self._files.values():
                 file.close()
 
-    @property
-    def residues(self) -> int:
-        """How many letters there are so far."""
-        return self._end + sum(map(len, self._texts))
-
-    def add(self, name: str, header: str, sequence: bytes) -> int:
-        """Append one sequence; its row."""
-        ids, headers, digests = self._columns
-        ids.append(name)
-        headers.append(header)
-        digests.append(int.from_bytes(hashlib.blake2b(sequence, digest_size=8).digest(), "little"))
+    def add(self, name: str, header: str, sequence: bytes) -> None:
+        """Append one sequence; ``header`` begins with the word that ``name`` was made of."""
+        self._ids.append(name)
+        self._headers.append(header.encode())
         self._texts.append(sequence)
         self.count += 1
-        if len(ids) == _GROUP:
+        self.residues += len(sequence)
+        if len(self._ids) == _BLOCK:
             self._flush()
-        return self.count - 1
 
     def _flush(self) -> None:
         if not self._texts:
             return
-        starts = self._end + np.cumsum([len(text) for text in self._texts], dtype=NUMBER)
+        digests = [int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") for text in self._texts]
         try:
-            self._letters.write(b"".join(self._texts))
-            self._starts.write(starts.tobytes())
-            ids, headers, digests = self._columns
-            columns = [pa.array(ids), pa.array(headers), pa.array(digests, pa.uint64())]
-            self._names.write_table(pa.Table.from_arrays(columns, schema=_SCHEMA), row_group_size=_GROUP)
+            for data, starts, texts in ((LETTERS, STARTS, self._texts), (HEADERS, HEADER_STARTS, self._headers)):
+                ends = self._ends[data] + np.cumsum([len(text) for text in texts], dtype=NUMBER)
+                self._files[data].write(b"".join(texts))
+                self._files[starts].write(ends.tobytes())
+                self._ends[data] = int(ends[-1])
+            table = pa.Table.from_arrays([pa.array(self._ids), pa.array(digests, pa.uint64())], schema=NAMES_SCHEMA)
+            self._names.write_table(table)
         except OSError as error:
             raise OutputError(f"{self._folder}: cannot be written: {reason(error)}") from error
-        self._end = int(starts[-1])
-        self._texts, self._columns = [], ([], [], [])
+        self._texts, self._headers, self._ids = [], [], []
 
 
 class Sequences:
@@ -109,14 +102,10 @@ class Sequences:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        try:
-            self._starts: Rows = np.memmap(folder / STARTS, NUMBER, "r")
-            size = (folder / LETTERS).stat().st_size
-            self._letters = np.memmap(folder / LETTERS, np.uint8, "r") if size else np.empty(0, np.uint8)
-        except (OSError, ValueError) as error:
-            raise OutputError(f"{folder}: no sequences of a corpus here ({error})") from error
-        if int(self._starts[-1]) != size:
-            raise OutputError(f"{folder}: {LETTERS} has {size:,} letters, {STARTS} says {int(self._starts[-1]):,}")
+        self._letters, self._starts = _mapped(folder, LETTERS, STARTS)
+        self._headers, self._header_starts = _mapped(folder, HEADERS, HEADER_STARTS)
+        if len(self._starts) != len(self._header_starts):
+            raise OutputError(f"{folder}: {STARTS} and {HEADER_STARTS} are not of the same sequences")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Sequences, (self.folder,)
@@ -139,41 +128,38 @@ class Sequences:
         return stop - start
 
     def _bounds(self, row: int) -> tuple[int, int]:
-        if not 0 <= row < len(self):
+        if not 0 <= row < len(self._starts) - 1:
             raise IndexError(f"row {row:,} of {len(self):,}")
         return int(self._starts[row]), int(self._starts[row + 1])
 
-    def lengths(self, first: int = 0, last: int | None = None) -> NDArray[np.int64]:
+    def lengths(self, first: int, last: int) -> NDArray[np.int64]:
         """Lengths of some neighbours, int64."""
-        last = len(self) if last is None else last
         return np.diff(self._starts[first : last + 1].astype(np.int64))
-
-    def blocks(self, size: int = 1 << 20) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """All lengths, so many rows at a time: the first row of each block, and its lengths."""
-        for first in range(0, len(self), size):
-            yield first, self.lengths(first, min(first + size, len(self)))
 
     @property
     def residues(self) -> int:
         return int(self._starts[-1])
 
-    @cached_property
-    def _names(self) -> pq.ParquetFile:
-        return pq.ParquetFile(self.folder / NAMES)
+    def header(self, row: int) -> str:
+        """The header as it was written, without its sign."""
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row:,} of {len(self):,}")
+        start, stop = int(self._header_starts[row]), int(self._header_starts[row + 1])
+        return self._headers[start:stop].tobytes().decode()
 
-    def name(self, row: int) -> Name:
-        """What a sequence is called."""
-        group, place = divmod(row, _GROUP)
-        ids, headers = self._group(group)
-        return Name(ids[place].as_py(), headers[place].as_py())
+    def name(self, row: int) -> str:
+        """Its id: the first word of the header, of UniProt's ``sp|P12345|NAME`` the accession."""
+        return protein_id(self.header(row).split(" ", 1)[0])
 
-    @lru_cache(maxsize=8)  # noqa: B019  a handful of these objects live as long as the process
-    def _group(self, group: int) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-        table = self._names.read_row_group(group, columns=["id", "header"])
-        return table["id"], table["header"]
 
-    def names(self) -> Iterator[Name]:
-        """All names, in order."""
-        for batch in self._names.iter_batches(_GROUP, columns=["id", "header"]):
-            for one, header in zip(batch["id"].to_pylist(), batch["header"].to_pylist(), strict=True):
-                yield Name(one, header)
+def _mapped(folder: Path, data: str, starts: str) -> tuple[NDArray[np.uint8], Rows]:
+    """Two files as plain arrays: a slice of a memmap would run Python code."""
+    try:
+        begins = np.asarray(np.memmap(folder / starts, NUMBER, "r"))
+        size = (folder / data).stat().st_size
+        content = np.asarray(np.memmap(folder / data, np.uint8, "r")) if size else np.empty(0, np.uint8)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{folder}: no sequences of a corpus here ({error})") from error
+    if int(begins[-1]) != size:
+        raise OutputError(f"{folder}: {data} has {size:,} bytes, {starts} says {int(begins[-1]):,}")
+    return content, begins
