@@ -24,7 +24,7 @@ BELOW = {
     "checkpoints": {"errors", "tokens", "packing", "models"},
     "screen": set(),
     "mmseqs": {"errors"},
-    "corpus": {"errors", "settings", "screen", "mmseqs", "tokens", "sequences", "version"},
+    "corpus": {"errors", "settings", "screen", "mmseqs", "tokens", "sequences", "jobs", "version"},
     "engine": {"errors", "settings", "tokens", "packing", "sequences", "models", "checkpoints"},
     "jobs": {"errors", "settings", "sequences"},
     "embedding": {"errors", "settings", "screen", "sequences", "checkpoints", "engine", "jobs", "version"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -26,18 +27,20 @@ def test_build_show_export_import(tmp_path: Path, capsys: pytest.CaptureFixture[
     corpus = tmp_path / "corpus"
     assert run("corpus", "build", *files, "-o", corpus, "--validation", "0.1", "--no-leak-filter") == 0
     assert "clusters: members" in capsys.readouterr().out
+    assert run("corpus", "build", *files, "-o", corpus, "--validation", "0.1", "--no-leak-filter") == 0
+    assert "is whole already" in capsys.readouterr().err
     assert run("corpus", "show", corpus) == 0
     assert (corpus / "show" / "corpus.html").exists()
     assert run("corpus", "export", corpus, tmp_path / "out", "--to", "sqlite") == 0
     assert run("corpus", "import", tmp_path / "out", "-o", tmp_path / "again") == 0
-    assert "360 clusters for training, 40 held out" in capsys.readouterr().out
+    assert re.search(r"train clusters +360\nvalidation clusters +40\n", capsys.readouterr().out)
 
 
 def test_prott5nv_from_a_fasta(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = fasta(tmp_path / "a.fasta", [(f"p{number}", protein(100, number)) for number in range(20)])
     flags = ["--recipe", "prott5nv", "--fasta", path, "--validation", "2", "--test", "3"]
     assert run("corpus", "build", *flags, "-o", tmp_path / "corpus") == 0
-    assert "15" in capsys.readouterr().out
+    assert re.search(r"train +15\nvalidation +2\ntest +3\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aminoglot.corpus.members import Level, kind_of, pairs
+from aminoglot.corpus.members import Level, Tally, kind_of, pairs
 from aminoglot.errors import InputError
 from aminoglot.sequences import Source
 from tests.corpus.helpers import Cluster, clusters, idmapping, mapping, xml50, xml90
@@ -18,7 +18,7 @@ Writer = Callable[[Path, list[Cluster]], Path]
 
 
 def read(path: Path, level: Level = "members") -> list[tuple[str, str]]:
-    found = [row for batch in pairs(Source(path.name, path), level) for row in batch.to_pylist()]
+    found = [row for batch in pairs(Source(path.name, path), level, Tally()) for row in batch.to_pylist()]
     return [(row["cluster"], row["member"]) for row in found]
 
 
@@ -47,14 +47,17 @@ def test_idmapping_of_proteins_without_clusters(tmp_path: Path) -> None:
     path.write_text(
         "\t".join(["P1", *[""] * 21]) + "\n" + "\t".join(["P2", *[""] * 7, "U90", "U50", *[""] * 12]) + "\n"
     )
-    assert read(path) == [("U50", "P2")]
+    tally = Tally()
+    found = [row for batch in pairs(Source("a", path), "members", tally) for row in batch.to_pylist()]
+    assert found == [{"cluster": "U50", "member": "P2", "alias": None}]
+    assert (tally.kind, tally.lines, tally.without_cluster) == ("idmapping", 2, 1)
 
 
 @pytest.mark.parametrize("write", [xml50, xml90])
 def test_xml_of_members(write: Writer, tmp_path: Path) -> None:
     path = write(tmp_path / "a", SOME)
     assert kind_of(Source("a", path)) == "xml"
-    found = [row for batch in pairs(Source("a", path), "members") for row in batch.to_pylist()]
+    found = [row for batch in pairs(Source("a", path), "members", Tally()) for row in batch.to_pylist()]
     wanted = sorted((c.id, f"{name}_X", name) for c in SOME for name, _, _ in c.members)
     assert sorted((row["cluster"], row["member"], row["alias"]) for row in found) == wanted
 
@@ -96,4 +99,17 @@ def test_a_line_with_too_many_columns(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("U1\ta,b\nU2\tc\td\n")
     with pytest.raises(InputError, match="a: not a readable table of members"):
+        read(path)
+
+
+def test_the_release_that_xml_states(tmp_path: Path) -> None:
+    tally = Tally()
+    list(pairs(Source("a", xml50(tmp_path / "a", SOME)), "members", tally))
+    assert tally.release == "2021_04"
+
+
+def test_uniref100s_xml_is_refused(tmp_path: Path) -> None:
+    path = xml90(tmp_path / "a", SOME)
+    path.write_text(path.read_text().replace("UniRef90_", "UniRef100_"))
+    with pytest.raises(InputError, match="an entry 'UniRef100_.*UniRef50's XML or UniRef90's is wanted"):
         read(path)

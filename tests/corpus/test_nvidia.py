@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 import zipfile
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +13,8 @@ import pytest
 
 from aminoglot.corpus import Corpus, ESM2Samples
 from aminoglot.corpus.nvidia import MAPPING, MEMBERS, TRAIN, TRAIN_DB, VALID, export_layout, import_layout
-from aminoglot.errors import InputError, OutputError
+from aminoglot.errors import InputError, JobError, OutputError
+from tests.corpus.helpers import QUIET
 
 SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "uniref" / "uniref202104_esm2_qc.zip"
 needs_sample = pytest.mark.skipif(
@@ -34,9 +35,12 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @needs_sample
 def test_the_uniref_sample_and_back(sample: Path, tmp_path: Path) -> None:
-    corpus = import_layout(sample, tmp_path / "corpus", threads=2)
-    found = corpus.card["stages"]["import"]
-    assert (found["clusters"], found["members"], found["sequences"]) == (5_001, 11_296, 11_296)
+    corpus = import_layout(sample, tmp_path / "corpus", QUIET, threads=2)
+    stages = corpus.card["stages"]
+    found = stages["clusters"]
+    assert (stages["representatives"]["sequences"], stages["members"]["sequences"]) == (5_001, 11_296)
+    assert found["members"] == 11_296
+    assert len(stages["inputs"][MAPPING]["sha256"]) == 64
     assert (found["largest"], found["representatives_added"], found["alone"]) == (152, 0, 0)
     assert found["without_sequence"] == found["without_cluster"] == 0
     assert len(corpus.split("train")) == 5_001
@@ -52,9 +56,9 @@ def test_the_uniref_sample_and_back(sample: Path, tmp_path: Path) -> None:
 
 @needs_sample
 def test_by_the_other_layout_and_back(sample: Path, tmp_path: Path) -> None:
-    first = import_layout(sample, tmp_path / "first", threads=2)
+    first = import_layout(sample, tmp_path / "first", QUIET, threads=2)
     export_layout(first, tmp_path / "sqlite", "sqlite")
-    second = import_layout(tmp_path / "sqlite", tmp_path / "second", threads=2)
+    second = import_layout(tmp_path / "sqlite", tmp_path / "second", QUIET, threads=2)
     export_layout(second, tmp_path / "again", "sqlite")
     for name in ("train_clusters.parquet", "valid_clusters.parquet"):
         assert pq.read_table(tmp_path / "again" / name) == pq.read_table(tmp_path / "sqlite" / name)
@@ -65,7 +69,7 @@ def test_by_the_other_layout_and_back(sample: Path, tmp_path: Path) -> None:
 
 
 def rows_of(path: Path) -> list[tuple[str, str]]:
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection:
         return connection.execute("SELECT id, sequence FROM protein ORDER BY id").fetchall()
 
 
@@ -75,10 +79,9 @@ def bionemo2(folder: Path, lists: list[list[str]], sequences: dict[str, str], va
     pq.write_table(pa.table({"ur90_id": lists}), folder / "train_clusters.parquet")
     pq.write_table(pa.table({"ur50_id": list(valid)}), folder / "valid_clusters.parquet")
     for name, rows in ((TRAIN_DB, sequences), ("validation.db", valid)):
-        with sqlite3.connect(folder / name) as connection:
+        with closing(sqlite3.connect(folder / name)) as connection, connection:
             connection.execute("CREATE TABLE protein (id TEXT PRIMARY KEY, sequence TEXT)")
             connection.executemany("INSERT INTO protein VALUES (?, ?)", rows.items())
-        connection.close()
     return folder
 
 
@@ -89,12 +92,12 @@ VALIDATION = {"UniRef50_x": "MKVVV", "UniRef50_y": "MKYYY"}
 
 def test_bionemo_2s_files(tmp_path: Path) -> None:
     source = bionemo2(tmp_path / "in", LISTS, SEQUENCES, VALIDATION)
-    corpus = import_layout(source, tmp_path / "corpus")
+    corpus = import_layout(source, tmp_path / "corpus", QUIET)
     assert corpus.card["level"] == "uniref90-representatives"
     assert corpus.split("train").tolist() == [0, 1, 2]
     assert corpus.split("validation").tolist() == [3, 4]
     names = [
-        [where.name(at).id for where, at in map(corpus.place, corpus.member_rows(cluster).tolist())]
+        [where.name(at) for where, at in map(corpus.place, corpus.member_rows(cluster).tolist())]
         for cluster in range(5)
     ]
     assert names == [*LISTS, ["UniRef50_x"], ["UniRef50_y"]]
@@ -108,23 +111,23 @@ def test_bionemo_2s_files(tmp_path: Path) -> None:
 def test_a_member_without_a_sequence_is_named(tmp_path: Path) -> None:
     source = bionemo2(tmp_path / "in", [["UniRef90_a", "UniRef90_z"]], SEQUENCES, VALIDATION)
     with pytest.raises(InputError, match=r"train\.db: no sequence of UniRef90_z, which train_clusters\.parquet names"):
-        import_layout(source, tmp_path / "corpus")
+        import_layout(source, tmp_path / "corpus", QUIET)
 
 
 def test_files_that_are_missing_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"neither train_clusters\.parquet nor mapping\.tsv is here"):
-        import_layout(tmp_path, tmp_path / "corpus")
+    with pytest.raises(InputError, match="none of NVIDIA's files is here"):
+        import_layout(tmp_path, tmp_path / "corpus", QUIET)
     source = bionemo2(tmp_path / "in", LISTS, SEQUENCES, VALIDATION)
     (source / TRAIN_DB).unlink()
     with pytest.raises(InputError, match=r"train\.db is missing"):
-        import_layout(source, tmp_path / "corpus")
+        import_layout(source, tmp_path / "corpus", QUIET)
 
 
 def test_a_database_that_is_none(tmp_path: Path) -> None:
     source = bionemo2(tmp_path / "in", LISTS, SEQUENCES, VALIDATION)
     (source / TRAIN_DB).write_bytes(b"no database" * 100)
     with pytest.raises(InputError, match=r"train\.db: no SQLite database with a table `protein`"):
-        import_layout(source, tmp_path / "corpus")
+        import_layout(source, tmp_path / "corpus", QUIET)
 
 
 def test_nothing_is_written_over(built: Corpus, tmp_path: Path) -> None:
@@ -135,7 +138,34 @@ def test_nothing_is_written_over(built: Corpus, tmp_path: Path) -> None:
 def test_a_built_corpus_is_exported(built: Corpus, tmp_path: Path) -> None:
     """What is held out goes into a file of its own, and both come back."""
     export_layout(built, tmp_path / "out", "fasta")
-    again = import_layout(tmp_path / "out", tmp_path / "again")
-    assert len(again.split("train")) == len(built.split("train"))
-    assert len(again.split("validation")) == len(built.split("validation"))
-    shutil.rmtree(tmp_path / "again")
+    again = import_layout(tmp_path / "out", tmp_path / "again", QUIET)
+    for name in ("train", "validation"):
+        theirs = [built.representatives.header(int(cluster)) for cluster in built.split(name)]
+        assert [again.representatives.header(int(cluster)) for cluster in again.split(name)] == theirs
+    for mine, theirs in zip(again.split("train").tolist(), built.split("train").tolist(), strict=True):
+        members = [where[at] for where, at in map(again.place, again.member_rows(mine).tolist())]
+        assert members == [where[at] for where, at in map(built.place, built.member_rows(theirs).tolist())]
+
+
+def test_another_folder_into_the_same_corpus(tmp_path: Path) -> None:
+    import_layout(bionemo2(tmp_path / "one", LISTS, SEQUENCES, VALIDATION), tmp_path / "corpus", QUIET)
+    other = bionemo2(tmp_path / "two", LISTS[:2], SEQUENCES, VALIDATION)
+    with pytest.raises(JobError, match="begun with other files"):
+        import_layout(other, tmp_path / "corpus", QUIET)
+
+
+@pytest.mark.parametrize("text", [None, b"MKT", "MK-T", ""])
+def test_sequences_that_are_none(text: object, tmp_path: Path) -> None:
+    source = bionemo2(tmp_path / "in", LISTS, SEQUENCES, VALIDATION)
+    with closing(sqlite3.connect(source / TRAIN_DB)) as connection, connection:
+        connection.execute("UPDATE protein SET sequence = ? WHERE id = 'UniRef90_b'", (text,))
+    with pytest.raises(InputError, match=r"train\.db, (row|line) \d+, id 'UniRef90_b'"):
+        import_layout(source, tmp_path / "corpus", QUIET)
+
+
+def test_a_mapping_of_something_else(built: Corpus, tmp_path: Path) -> None:
+    export_layout(built, tmp_path / "out", "fasta")
+    path = tmp_path / "out" / MAPPING
+    path.write_text(path.read_text().replace("UniRef50_", "Other_"))
+    with pytest.raises(InputError, match="the files are of different releases"):
+        import_layout(tmp_path / "out", tmp_path / "again", QUIET)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -13,10 +14,12 @@ import numpy as np
 import pytest
 
 from aminoglot.corpus import ESM2, IGNORED, PROTT5NV, Choices, Corpus, ESM2Samples, Inputs, ProtT5nvSamples, build
-from aminoglot.corpus.recipes import CANONICAL, Recipe
+from aminoglot.corpus.draws import draws, mixed
+from aminoglot.corpus.recipes import CANONICAL
 from aminoglot.corpus.samples import hide, spans
+from aminoglot.errors import InputError
 from aminoglot.tokens import ESM2_ALPHABET, PROTT5NV_ALPHABET
-from tests.corpus.conftest import SOME, source
+from tests.corpus.conftest import source
 from tests.corpus.helpers import QUIET, fasta, protein
 
 MASK = ESM2_ALPHABET.mask
@@ -24,18 +27,14 @@ MASK = ESM2_ALPHABET.mask
 
 def with_recipe(corpus: Corpus, **choices: Any) -> Corpus:
     """The same corpus read another way."""
-    found = Corpus(corpus.folder)
-    found.recipe = replace(found.recipe, **choices)
-    return found
+    return Corpus(corpus.folder, replace(corpus.recipe, **choices))
 
 
-def singles(folder: Path, texts: list[str], recipe: Recipe) -> Corpus:
-    """A corpus of single proteins, all for training, in one split of each kind."""
+def singles(folder: Path, texts: list[str], **choices: Any) -> Corpus:
+    """A corpus of single proteins, one of them for validation."""
     path = fasta(folder / "a.fasta", [(f"p{number}", text) for number, text in enumerate(texts)])
-    recipe = replace(recipe, name="prott5nv", validation=1, test=0, longest=0)
-    built = build(Inputs(source(path)), recipe, folder / "corpus", Choices(), QUIET)
-    built.recipe = replace(recipe, name=PROTT5NV.name)
-    return built
+    recipe = replace(PROTT5NV, validation=1, test=0, **choices)
+    return build(Inputs(source(path)), recipe, folder / "corpus", Choices(), QUIET)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -67,22 +66,17 @@ def test_a_sample_is_the_protein_but_for_what_is_asked(built: Corpus) -> None:
 
 
 def test_members_are_drawn_uniformly(built: Corpus) -> None:
-    """Of a cluster of many, over many epochs; chi-square at 99.9 %."""
-    sizes = [len(c.members) for c in SOME]
-    train = set(built.split("train").tolist())
-    cluster = max(train, key=lambda c: sizes[c])
+    """Of all clusters of four, over many epochs; chi-square with 3 degrees, 99.9 % below 16.3."""
     samples = ESM2Samples(built)
-    drawn = []
-    for epoch in range(400):
-        numbers = range(epoch * len(samples), (epoch + 1) * len(samples))
-        drawn += [sample.member for sample in map(samples.__getitem__, numbers[:30]) if sizes[sample.cluster] == 4]
-    first = {built.member_range(c)[0]: c for c in train}
-    places = [member - max(start for start in first if start <= member) for member in drawn]
-    counts = np.bincount(places, minlength=4)
-    expected = len(places) / 4
-    assert len(places) > 1_000
+    counts = np.zeros(4)
+    for number in range(40 * len(samples)):
+        cluster, member, _ = samples._address(number)
+        first, last = built.member_range(cluster)
+        if last - first == 4:
+            counts[member - first] += 1
+    expected = counts.sum() / 4
+    assert expected > 300
     assert ((counts - expected) ** 2 / expected).sum() < 16.3
-    assert cluster in train
 
 
 def test_masks_have_the_stated_rates(built: Corpus) -> None:
@@ -184,13 +178,30 @@ def test_a_run_goes_on_by_one_integer(built: Corpus) -> None:
     assert same(ESM2Samples(Corpus(built.folder))[500], before[500])
 
 
-@pytest.mark.parametrize("split", ["test", "train"])
-def test_nothing_to_sample(split: str, built: Corpus) -> None:
-    if split == "test":
-        with pytest.raises(Exception, match="no protein for test"):
-            ESM2Samples(built, split)
+def test_nothing_to_sample(built: Corpus) -> None:
+    with pytest.raises(InputError, match="no protein for test"):
+        ESM2Samples(built, "test")
     with pytest.raises(IndexError):
         ESM2Samples(built)[-1]
+
+
+def test_validation_does_not_know_the_runs_seed(built: Corpus) -> None:
+    """Else the perplexities of two runs could not be compared; nor does it share draws with training."""
+    one, other = ESM2Samples(built, "validation", seed=0), ESM2Samples(built, "validation", seed=9)
+    assert all(same(one[n], other[n]) for n in range(40))
+    assert one._address(0)[2] != ESM2Samples(built)._address(0)[2]
+
+
+def test_a_sampler_is_sent_by_its_address(built: Corpus) -> None:
+    samples = ESM2Samples(with_recipe(built, tokens=30), seed=4)
+    sent = pickle.dumps(samples)
+    assert len(sent) < 1_000, "not the split with it"
+    assert same(pickle.loads(sent)[7], samples[7])
+
+
+def test_lengths_without_making_samples(built: Corpus) -> None:
+    samples = ESM2Samples(with_recipe(built, tokens=60))
+    assert [samples.tokens_of(n) for n in range(200)] == [len(samples[n].tokens) for n in range(200)]
 
 
 # --------------------------------------------------------------------------------------------------------- ProtT5nv
@@ -208,7 +219,7 @@ def test_the_worked_example() -> None:
 @pytest.mark.parametrize(("length", "count"), [(1, 1), (3, 1), (7, 1), (10, 2), (100, 15), (509, 76), (510, 76)])
 def test_how_many_are_hidden(length: int, count: int) -> None:
     tokens = PROTT5NV_ALPHABET.encode([protein(length, 0).encode()])
-    seen, told, labels = hide(tokens, 0.15, np.random.default_rng(0))
+    seen, told, labels = hide(tokens, 0.15, draws(0, length))
     hidden = np.flatnonzero(seen >= 32)
     assert len(hidden) == count
     assert seen[hidden].tolist() == list(range(32, 32 + count)), "numbered from left to right"
@@ -219,7 +230,7 @@ def test_how_many_are_hidden(length: int, count: int) -> None:
 
 def test_prott5nv_samples(tmp_path: Path) -> None:
     texts = [protein(length, number) for number, length in enumerate([20, 100, 510, 511, 600] * 10)]
-    corpus = singles(tmp_path, texts, PROTT5NV)
+    corpus = singles(tmp_path, texts, longest=0)
     samples = ProtT5nvSamples(corpus)
     size = len(samples)
     assert size == 49
@@ -238,10 +249,9 @@ def test_prott5nv_samples(tmp_path: Path) -> None:
 
 def test_every_place_is_hidden_alike() -> None:
     tokens = PROTT5NV_ALPHABET.encode([protein(40, 0).encode()])
-    generator = np.random.default_rng(1)
     counts = np.zeros(40)
-    for _ in range(4_000):
-        counts += hide(tokens, 0.15, generator)[0] >= 32
+    for number in range(4_000):
+        counts += hide(tokens, 0.15, draws(mixed(1, number), 40))[0] >= 32
     expected = 4_000 * 6 / 40
     assert ((counts - expected) ** 2 / expected).sum() < 73, "chi-square with 39 degrees, 99.9 %"
     assert ESM2.masked == PROTT5NV.masked == 0.15

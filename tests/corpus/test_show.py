@@ -31,7 +31,7 @@ def test_counts_are_words_and_numbers(built: Corpus) -> None:
     assert found["train clusters"] == "360"
     assert found["validation clusters"] == "40"
     assert found["members"] == "members"
-    assert found["leaks: filtered"] == "False"
+    assert found["result: filtered"] == "False"
     assert len(found["inputs: mapping, sha256"]) == 64
 
 

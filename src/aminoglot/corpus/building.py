@@ -329,8 +329,8 @@ def mind_releases(results: dict[str, Any], screen: Screen) -> None:
         clusters, known = clusters - found["alone_of_uniparc"], known - found["alone_of_uniparc"]
     if known > MOST_UNKNOWN * clusters:
         raise InputError(
-            f"{known:,} of {clusters:,} clusters have no member with a sequence: the files are of different releases, or "
-            "their names differ. Get all of one release and build into a new folder"
+            f"{known:,} of {clusters:,} clusters have no member with a sequence: the files are of different releases, "
+            "or their names differ. Get all of one release and build into a new folder"
         )
     for what, count in (
         ("clusters without members: their representative is the only one", found["alone"]),

@@ -76,8 +76,8 @@ Sample = TypeVar("Sample", Masked, Hidden)
 class Samples(Generic[Sample]):
     """Samples of a corpus; ``samples[n]`` is the n-th of a run.
 
-    An epoch has every cluster once, in an order of its own, and of each one member, drawn uniformly. Validation and test
-    have the representatives, in their own order, made the same every time and whatever the seed.
+    An epoch has every cluster once, in an order of its own, and of each one member, drawn uniformly. Validation and
+    test have the representatives, in their own order, made the same every time and whatever the seed.
 
     Args:
         corpus: whose recipe says how.

@@ -80,8 +80,8 @@ def database(work: Path, memory: str, threads: int) -> Iterator[Any]:
             yield connection
     except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
         raise JobError(
-            f"{work}: the members could not be joined: {error}. Free some space, or give it more with --memory, and run "
-            "the same command again"
+            f"{work}: the members could not be joined: {error}. Free some space, or give it more with --memory, and "
+            "run the same command again"
         ) from error
     path.unlink(missing_ok=True)
 
