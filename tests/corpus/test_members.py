@@ -111,5 +111,5 @@ def test_the_release_that_xml_states(tmp_path: Path) -> None:
 def test_uniref100s_xml_is_refused(tmp_path: Path) -> None:
     path = xml90(tmp_path / "a", SOME)
     path.write_text(path.read_text().replace("UniRef90_", "UniRef100_"))
-    with pytest.raises(InputError, match="an entry 'UniRef100_.*UniRef50's XML or UniRef90's is wanted"):
+    with pytest.raises(InputError, match=r"an entry 'UniRef100_.*UniRef50's XML or UniRef90's is wanted"):
         read(path)
