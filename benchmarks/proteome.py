@@ -118,8 +118,8 @@ def main() -> None:
         per: float(np.median([row["seconds"] for row in rows if row["per"] == per]) / np.median(lone) - 1)
         for per in ("protein", "residue")
     }
-    print(f"the model alone: {np.median(lone):.1f} seconds (median); a job takes {beside['protein']:.1%} longer per")
-    print(f"protein, {beside['residue']:.1%} per residue")
+    print(f"the model alone: {np.median(lone):.1f} seconds (median)")
+    print(f"a job takes {beside['protein']:.1%} longer per protein, {beside['residue']:.1%} per residue")
     if options.json:
         machine = {"processor": platform.processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
         options.json.write_text(

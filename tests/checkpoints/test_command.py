@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 import aminoglot
 from aminoglot.checkpoints import KNOWN, convert, resolve
 from aminoglot.cli import main
-from aminoglot.errors import ModelError
+from aminoglot.errors import AminoglotWarning, ModelError
 from tests.checkpoints.test_resolve import DIGESTS, snapshot
 
 
@@ -133,8 +133,11 @@ def test_convert_to_an_unknown_format(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_convert_says_what_is_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert status("convert", "random:esm2-tiny", str(tmp_path / "m.nemo"), "--to", "nemo1") == 0
     assert "note: NeMo 1 has no place for a contact head" in capsys.readouterr().out
-    model = aminoglot.load(tmp_path / "m.nemo", device="cpu", precision="fp32")
-    with pytest.raises(ModelError, match="no contact head in this checkpoint"):
+    with pytest.warns(
+        AminoglotWarning, match="no contact head in this checkpoint: contacts are not available .it was lost"
+    ):
+        model = aminoglot.load(tmp_path / "m.nemo", device="cpu", precision="fp32")
+    with pytest.raises(ModelError, match=r"contacts are not available .it was lost in a conversion"):
         model.contacts(["MKTAYIAK"])
 
 

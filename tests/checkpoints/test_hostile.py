@@ -211,7 +211,7 @@ def test_a_malicious_piece_runs_nothing(folder: Path, tmp_path: Path) -> None:
     index = pickle.loads((folder / "weights/.metadata").read_bytes())
     place = next(place for key, place in index.storage_data.items() if key.fqn.endswith("word_embeddings.weight"))
     evil = io.BytesIO()
-    torch.save(Evil(mark), evil)
+    torch.save(Evil(mark), evil, _use_new_zipfile_serialization=False)  # what follows it does not matter
     assert len(evil.getvalue()) <= place.length
     with (folder / "weights" / place.relative_path).open("r+b") as piece:
         piece.seek(place.offset)
@@ -227,7 +227,7 @@ def test_a_malicious_piece_runs_nothing(folder: Path, tmp_path: Path) -> None:
         (b"\x80\x04N.", "not the index"),
         (pickle.dumps({}), "not the index"),
         (b"}r\xff\xff\xff\xff.", "not the index"),  # room for four thousand million objects, to the unpickler in C
-        (b"(" * 100_000 + b".", "m/weights/.metadata"),
+        (b"(" * 100_000 + b".", "m: weights/.metadata"),
     ],
 )
 def test_an_index_that_is_none(content: bytes, said: str, folder: Path) -> None:

@@ -231,7 +231,7 @@ def test_a_shape_that_cannot_be_is_a_sentence(changes: dict[str, Any], tiny_fold
 
 def test_a_folder_without_config(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
-    assert f"{tmp_path}: no config.json" in refusal(tmp_path)
+    assert f"{tmp_path}: no model in this folder: expected Hugging Face's config.json" in refusal(tmp_path)
 
 
 def test_a_folder_without_weights(tiny_folder: Path, tmp_path: Path) -> None:

@@ -190,8 +190,8 @@ def test_mapped_and_read_are_the_same(tmp_path: Path, monkeypatch: pytest.Monkey
     start = randomised("esm2-tiny")
     path = nvidia.nemo(tmp_path / "m.nemo", nvidia.settings(start), state(start))
     mapped = resolve(str(path))
-    places = [tensor.data_ptr() for tensor in mapped.tensors.values()]
-    assert max(places) - min(places) < path.stat().st_size, "all in the one mapped file"
+    places = sorted(tensor.data_ptr() for key, tensor in mapped.tensors.items() if ".down." in key or ".up." in key)
+    assert places[-1] - places[0] < path.stat().st_size, "in the one mapped file; what is taken apart is copied"
     assert all(tensor.untyped_storage().nbytes() < path.stat().st_size / 2 for tensor in mapped.tensors.values())
     monkeypatch.setattr(safe_pickle, "_outline", lambda _: None)
     assert_holds(resolve(str(path)), mapped)
@@ -204,7 +204,7 @@ def test_mapped_and_read_are_the_same(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"normalization": "rmsnorm"}, "normalization is 'rmsnorm'"),
         ({"num_layers": 3}, "layers.2"),
         ({"num_attention_heads": 0}, "heads"),
-        ({"hidden_size": "wide", "ffn_hidden_size": None}, "hidden size"),
+        ({"hidden_size": "wide", "ffn_hidden_size": None}, "'wide' as its width"),
         ({"ffn_hidden_size": 31}, "ffn_hidden_size is 31"),
     ],
 )
@@ -218,7 +218,7 @@ def test_another_model_is_refused_by_name(changes: dict[str, Any], said: str, tm
 def test_other_t5s_are_refused_by_name(tmp_path: Path) -> None:
     start = randomised("prott5nv-tiny")
     said = nvidia.settings(start, position_embedding_type="relative")
-    with pytest.raises(ModelError, match="a T5 with relative positions"):
+    with pytest.raises(ModelError, match="not ProtT5nv but a T5 with 'relative' positions"):
         resolve(str(nvidia.nemo(tmp_path / "m.nemo", said, state(start))))
 
 

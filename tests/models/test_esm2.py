@@ -156,7 +156,8 @@ def test_what_the_variable_length_kernel_is_given(monkeypatch: pytest.MonkeyPatc
     def fake(q: Tensor, k: Tensor, v: Tensor, *given: Any, **options: Any) -> Tensor:
         cu_q, cu_k, most_q, most_k = given
         assert cu_q.dtype == cu_k.dtype == torch.int32
-        assert (cu_q.tolist(), most_q, options) == ([0, 7, 18, 50], 32, {"num_splits": 1})
+        assert (cu_q.tolist(), most_q) == ([0, 7, 18, 50], 32)
+        assert options == {"num_splits": 1, "window_size": (-1, -1)}
         assert (cu_k.tolist(), most_k) == (cu_q.tolist(), most_q)
         starts = cu_q.tolist()
         parts = [
@@ -168,7 +169,7 @@ def test_what_the_variable_length_kernel_is_given(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(varlen, "varlen_attn", fake)
     q, k, v = torch.randn(3, 50, 4, 16)
     expected = attention.reference(q, k, v, batch)
-    torch.testing.assert_close(attention.variable_length(q, k, v, batch), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(attention.variable_length(q, k, v, batch, batch, False), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@
 No format's key or file name is known outside this room.
 """
 
-from aminoglot.checkpoints.checkpoint import Checkpoint
+from aminoglot.checkpoints.checkpoint import Checkpoint, missing
 from aminoglot.checkpoints.describe import describe
 from aminoglot.checkpoints.registry import KNOWN, Known
 from aminoglot.checkpoints.resolve import convert, lost, resolve
 
-__all__ = ["KNOWN", "Checkpoint", "Known", "convert", "describe", "lost", "resolve"]
+__all__ = ["KNOWN", "Checkpoint", "Known", "convert", "describe", "lost", "missing", "resolve"]

@@ -206,11 +206,26 @@ _MISSING = {
 }
 
 
-def notes_of(config: Config, tensors: Iterable[str], strangers: Sequence[str] = ()) -> tuple[str, ...]:
-    """A sentence for each part of the family's that is absent, and one for tensors that were not used."""
+LOST = " (it was lost in a conversion to NVIDIA's formats, which have no place for one)"
+
+
+def missing(part: str, notes: Sequence[str]) -> str:
+    """What the notes of a checkpoint say of a part that it has not."""
+    return next((note for note in notes if note.startswith(_MISSING[part])), _MISSING[part])
+
+
+def notes_of(config: Config, tensors: Iterable[str], strangers: Sequence[str] = (), why: str = "") -> tuple[str, ...]:
+    """A sentence for each part of the family's that is absent, and one for tensors that were not used.
+
+    Args:
+        config: the network's shape.
+        tensors: what there is.
+        strangers: what was not used.
+        why: said of a contact head that is absent.
+    """
     family = family_of(config)
     present = {key.split(".")[0] for key in tensors}
-    notes = [_MISSING[part] for part in family.parts if part not in present]
+    notes = [_MISSING[part] + why * (part == "contact_head") for part in family.parts if part not in present]
     if strangers:
         more = f" and {len(strangers) - 5:,} more" if len(strangers) > 5 else ""
         notes.append(f"tensors of no part of {family.name} were not used: {', '.join(strangers[:5])}{more}")

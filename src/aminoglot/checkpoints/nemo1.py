@@ -21,7 +21,16 @@ import torch
 from torch import Tensor
 
 from aminoglot.checkpoints import archive, safe_pickle
-from aminoglot.checkpoints.checkpoint import Checkpoint, checked, notes_of, only_tensors, prott5nv_shape, same, shape
+from aminoglot.checkpoints.checkpoint import (
+    LOST,
+    Checkpoint,
+    checked,
+    notes_of,
+    only_tensors,
+    prott5nv_shape,
+    same,
+    shape,
+)
 from aminoglot.checkpoints.fused import QKV, fused, padded, unfused, unpadded
 from aminoglot.checkpoints.keys import KeyMap
 from aminoglot.errors import ModelError
@@ -110,7 +119,7 @@ def read(path: Path, name: str, opened: archive.Files) -> Checkpoint:
     config = _config(path, settings, pieces)
     legacy = bool(_value(settings, "megatron_legacy", False))
     tensors, strangers = _canonical(path, config, pieces, legacy)
-    notes = notes_of(config, tensors, strangers)
+    notes = notes_of(config, tensors, strangers, LOST)
     return Checkpoint(name, "nemo1", config, checked(str(path), config, tensors), notes)
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from aminoglot.checkpoints import archive, safe_pickle
-from aminoglot.checkpoints.checkpoint import Checkpoint, checked, mind, notes_of, same, shape
+from aminoglot.checkpoints.checkpoint import LOST, Checkpoint, checked, mind, notes_of, same, shape
 from aminoglot.checkpoints.fused import QKV, unfused, unpadded
 from aminoglot.checkpoints.keys import KeyMap
 from aminoglot.errors import ModelError
@@ -72,7 +72,7 @@ def read(path: Path, name: str, opened: archive.Files) -> Checkpoint:
     tensors, strangers = _canonical(path, config, theirs)
     if tied is not None and not same(unpadded(tied, _VOCABULARY), tensors["embedding.weight"]):
         raise ModelError(f"{path}: {_TIED} differs from the embedding: in ESM-2 they are one matrix")
-    notes = notes_of(config, tensors, strangers)
+    notes = notes_of(config, tensors, strangers, LOST)
     return Checkpoint(name, "nemo2", config, checked(str(path), config, tensors), notes)
 
 

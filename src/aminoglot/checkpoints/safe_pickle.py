@@ -48,9 +48,9 @@ def load_part(where: str, stream: BinaryIO, memory: Tensor) -> Any:
         memory: the same bytes, mapped, uint8.
     """
     with _guarded(where):
-        zipped = zipfile.is_zipfile(stream)
+        ours = zipfile.is_zipfile(stream) and _look(zipfile.ZipFile(stream))
         stream.seek(0)
-        outline = _outline(stream) if zipped and _look(zipfile.ZipFile(stream)) else None
+        outline = _outline(stream) if ours else None
         if outline is None:
             stream.seek(0)
             return torch.load(stream, map_location="cpu", weights_only=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from aminoglot.checkpoints import folder as folders
-from aminoglot.checkpoints.checkpoint import Checkpoint, checked, notes_of, same, shape
+from aminoglot.checkpoints.checkpoint import LOST, Checkpoint, checked, notes_of, same, shape
 from aminoglot.checkpoints.fused import QKV, unfused, unpadded
 from aminoglot.checkpoints.keys import KeyMap
 from aminoglot.errors import ModelError
@@ -63,7 +63,7 @@ def read(folder: Path, name: str) -> Checkpoint:
             tensors[ours] = unpadded(tensor, _VOCABULARY) if ours in ("embedding.weight", "lm_head.bias") else tensor
     if tied is not None and "embedding.weight" in tensors and not same(tied, tensors["embedding.weight"]):
         raise ModelError(f"{folder}: lm_head.decoder.weight differs from the embedding: in ESM-2 they are one matrix")
-    notes = notes_of(config, tensors, strangers)
+    notes = notes_of(config, tensors, strangers, LOST)
     return Checkpoint(name, "transformer-engine", config, checked(str(folder), config, tensors), notes)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aminoglot.checkpoints import Checkpoint, resolve
+from aminoglot.checkpoints import Checkpoint, missing, resolve
 from aminoglot.engine.embed import NOT_FINITE, Embedded, embed
 from aminoglot.engine.forward import Forward
 from aminoglot.engine.hardware import NARROW, Hardware, choose
@@ -101,7 +101,7 @@ class Model:
         self.hardware = hardware.fitted(self.config.hidden)
         self.alphabet = self.family.alphabet
         self.limit = self.config.longest
-        self._checkpoint = checkpoint
+        self._checkpoint, self._notes = checkpoint, checkpoint.notes
         self._network = checkpoint.network()
         self._ready: Callable[[Sequence[int]], None] = lambda _: None
         self._opened: Writer | None = None
@@ -410,7 +410,7 @@ class Model:
                 f"{what} are ESM-2's, and {self.name} is a {self.family.name}; it has distributions and forced_logits"
             )
         if getattr(self._network, head) is None:
-            raise ModelError(f"{self.name}: this checkpoint came without the weights that {what} need ({head})")
+            raise ModelError(f"{self.name}: {missing(head, self._notes)}")
         return self._network
 
     def _mind_length(self, texts: Sequence[bytes], request: Request) -> None:

@@ -257,7 +257,8 @@ def _sentinel(number: int, sentinels: Sentinels) -> int:
 
 def _hidden(batch: Packed, sentinels: Sentinels) -> Packed:
     """The k-th mask of each sequence as the k-th sentinel."""
-    mask_T = batch.tokens_T == PROTT5NV_ALPHABET.mask
+    assert PROTT5NV_ALPHABET.mask is not None
+    mask_T = batch.tokens_T.eq(PROTT5NV_ALPHABET.mask)
     masks_B = batch.per_sequence_sum(mask_T.long())
     number_T = mask_T.cumsum(0) - 1 - batch.per_token(masks_B.cumsum(0) - masks_B)
     sentinel_T = number_T.new_full((), UNKNOWN) if sentinels == "collapsed" else FIRST_SENTINEL + number_T
@@ -301,7 +302,8 @@ def _choosers(
         return [lambda: _likeliest] * len(texts)
     if not 0 < top_p <= 1:
         raise InputError(f"top_p={top_p}: a probability above 0, up to 1, is wanted")
-    found, before = [], Counter[bytes]()
+    found: list[Callable[[], Chooser]] = []
+    before = Counter[bytes]()
     for text in texts:
         found.append(partial(_drawing, (seed, zlib.crc32(text), before[text]), top_p, temperature))
         before[text] += 1
