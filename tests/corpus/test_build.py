@@ -364,7 +364,7 @@ def test_killed_at_any_line_it_goes_on(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     total = int(done.stdout.split()[-1])
     expected = contents(tmp_path / "whole" / "corpus")
-    assert total > 1_000
+    assert total > 500
     for number, line in enumerate(np.linspace(1, total, 25).astype(int).tolist()):
         folder = tmp_path / f"killed-{number}"
         folder.mkdir()

@@ -241,7 +241,7 @@ def test_prott5nv_samples(tmp_path: Path) -> None:
         assert [told.get(token, token) for token in sample.tokens.tolist()] == list(
             PROTT5NV_ALPHABET.encode([text.encode()])
         )
-    assert sorted(samples[n].cluster for n in range(size)) == corpus.split("train").tolist()
+    assert sorted(samples[n].cluster for n in range(size)) == sorted(corpus.split("train").tolist())
     assert not same(samples[0], samples[size])
     fixed = ProtT5nvSamples(corpus, "validation")
     assert same(fixed[0], fixed[1]), "one protein, and its second time is its first"

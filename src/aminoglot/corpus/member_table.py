@@ -65,6 +65,6 @@ class MemberTable:
                 file.write((block - np.searchsorted(places, block)).astype(NUMBER).tobytes())
         with (folder / MEMBER_ROWS).open("wb") as file:
             for first in range(0, len(self._rows), _BLOCK):
-                block = self._rows[first : first + _BLOCK]
-                inside = places[np.searchsorted(places, first) : np.searchsorted(places, first + len(block))]
-                file.write(np.delete(block, inside - first).tobytes())
+                rows = self._rows[first : first + _BLOCK]
+                inside = places[np.searchsorted(places, first) : np.searchsorted(places, first + len(rows))]
+                file.write(np.delete(rows, inside - first).tobytes())

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from aminoglot.corpus import tables
 from aminoglot.corpus.building import mind_releases
+from aminoglot.corpus.members import Level
 from aminoglot.corpus.reader import Corpus, finish, write_rows
 from aminoglot.corpus.reading import read
 from aminoglot.corpus.recipes import ESM2
@@ -110,10 +111,22 @@ def _file(source: Path, name: str) -> Path:
 
 
 class _Maker:
+    """What both layouts have in common.
+
+    Attributes:
+        level: what the members are.
+    """
+
+    level: Level
+
     def __init__(self, stages: Stages, inputs: dict[str, Source], screen: Screen, memory: str, threads: int) -> None:
         self.stages, self.inputs, self.screen = stages, inputs, screen
         self.folder, self.work = stages.folder, stages.work
         self.memory, self.threads = memory, threads
+
+    def run(self) -> None:
+        """Make all files of the corpus but the card."""
+        raise NotImplementedError
 
     def database(self) -> Any:
         return tables.database(self.work, self.memory, self.threads)
@@ -124,7 +137,7 @@ class _Maker:
 
 
 class _FromFasta(_Maker):
-    level = "members"
+    level: Level = "members"
 
     def run(self) -> None:
         self.stages.run("representatives", self._representatives)
@@ -185,7 +198,7 @@ _LISTS = """
 
 
 class _FromSqlite(_Maker):
-    level = "uniref90-representatives"
+    level: Level = "uniref90-representatives"
 
     def run(self) -> None:
         self.stages.run("members", self._members)

@@ -160,6 +160,7 @@ class ESM2Samples(Samples[Masked]):
         labels = np.full(len(tokens), IGNORED, np.int64)
         labels[asked] = tokens[asked]
         draw = draw[asked]
+        assert self.alphabet.mask is not None
         tokens[asked[draw < self._masked]] = self.alphabet.mask
         replaced = asked[(draw >= self._masked) & (draw < self._replaced)]
         chosen = (draws(mixed(key, _LETTERS), len(replaced)) >> np.uint64(32)) * np.uint64(len(self._letters))

@@ -30,7 +30,7 @@ _WORDS = {"<mask>": "mask", "<cls>": "cls", "<eos>": "eos"}
 
 def counts(corpus: Corpus) -> list[tuple[str, str]]:
     """What the card counts, a line each: words and numbers."""
-    found = [("recipe", corpus.recipe.name)]
+    found: list[tuple[str, str]] = [("recipe", corpus.recipe.name)]
     if corpus.card.get("level"):
         found.append(("members", str(corpus.card["level"])))
     found += [(f"{name} clusters" if corpus.members else name, f"{len(corpus.split(name)):,}") for name in SPLITS]

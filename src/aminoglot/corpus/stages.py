@@ -163,7 +163,11 @@ def _stamp(source: Source) -> dict[str, Any]:
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
     text = json.dumps(content, indent=1) + "\n"
-    write_whole(path, lambda partial: partial.write_text(text) and None)
+
+    def write(partial: Path) -> None:
+        partial.write_text(text)
+
+    write_whole(path, write)
 
 
 def _read(path: Path) -> dict[str, Any]:

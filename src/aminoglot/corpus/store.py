@@ -134,7 +134,8 @@ class Sequences:
 
     def lengths(self, first: int, last: int) -> NDArray[np.int64]:
         """Lengths of some neighbours, int64."""
-        return np.diff(self._starts[first : last + 1].astype(np.int64))
+        starts = self._starts[first : last + 1].astype(np.int64)
+        return starts[1:] - starts[:-1]
 
     @property
     def residues(self) -> int:

@@ -70,7 +70,7 @@ def database(work: Path, memory: str, threads: int) -> Iterator[Any]:
         old.unlink(missing_ok=True)
     if spilled.exists():
         shutil.rmtree(spilled)
-    settings = {"memory_limit": memory, "threads": threads, "temp_directory": str(spilled)}
+    settings: dict[str, Any] = {"memory_limit": memory, "threads": threads, "temp_directory": str(spilled)}
     try:
         connection = duckdb.connect(str(path), config={**settings, "preserve_insertion_order": False})
     except duckdb.Error as error:
