@@ -189,7 +189,7 @@ def test_ctrl_c_waits_while_a_native_module_starts() -> None:
     reached: list[str] = []
 
     def start() -> None:
-        with uninterrupted():
+        with compiled.uninterrupted():
             signal.raise_signal(signal.SIGINT)
             reached.append("the end")
 
@@ -199,14 +199,14 @@ def test_ctrl_c_waits_while_a_native_module_starts() -> None:
     assert reached == ["the end"]
     assert signal.getsignal(signal.SIGINT) is before
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(lambda: uninterrupted().__enter__()).result() is None
+        assert pool.submit(lambda: compiled.uninterrupted().__enter__()).result() is None
     assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_an_ignored_ctrl_c_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with uninterrupted():
+        with compiled.uninterrupted():
             signal.raise_signal(signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
