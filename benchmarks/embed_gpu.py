@@ -79,7 +79,7 @@ def parity(weights: Path, sequences: list[str], precisions: Sequence[str]) -> di
     """The GPU's kernels against fp32 on the CPU: largest difference, smallest cosine.
 
     Raises:
-        SystemExit: where a precision is further off than docs/devices.md says.
+        SystemExit: where a precision is further off than LEAST_COSINE allows.
     """
     exact = aminoglot.load(weights, device="cpu", precision="fp32", backend="torch").embed(sequences, per="residue")
     stacked = np.concatenate(exact)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -180,3 +182,32 @@ def test_a_gpu_never_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose("auto").backend == "torch"
     with pytest.raises(InputError, match="backend openvino computes on the CPU, not on cuda"):
         choose("cuda", backend="openvino")
+
+
+def test_ctrl_c_waits_while_a_native_module_starts() -> None:
+    """A module that is interrupted at its start cannot be imported, which says nothing of Ctrl-C."""
+    reached: list[str] = []
+
+    def start() -> None:
+        with compiled.uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            reached.append("the end")
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert reached == ["the end"]
+    assert signal.getsignal(signal.SIGINT) is before
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: compiled.uninterrupted().__enter__()).result() is None
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_ignored_ctrl_c_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with compiled.uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aminoglot.checkpoints import resolve
-from aminoglot.engine import Model, choose
+from aminoglot.engine import Model, choose, hardware
 from aminoglot.packing import Packed
 from tests.engine.proteins import MIXED
 
@@ -86,6 +86,19 @@ def test_fp32_stays_exact_under_autocast(model: Model) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert model.embed(MIXED).tobytes() == expected.tobytes()
         assert [rows.tobytes() for rows in model.logits(MIXED)] == [rows.tobytes() for rows in logits]
+
+
+def test_two_threads_in_fp32_leave_when_both_are_done() -> None:
+    """Settings are the process's: the first to leave must not allow rounding while the other computes."""
+    setting = torch.backends.mkldnn.matmul
+    before = setting.fp32_precision
+    first, second = (hardware.exact(choose("cpu", "fp32")) for _ in range(2))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert setting.fp32_precision == "ieee"
+    second.__exit__(None, None, None)
+    assert setting.fp32_precision == before
 
 
 NEWER_SETTINGS = """

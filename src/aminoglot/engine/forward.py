@@ -23,6 +23,9 @@ from aminoglot.tokens import Alphabet
 _SIGNS = ("DefaultCPUAllocator", "allocate memory", "out of memory", "bad_alloc", "STATUS_ALLOC_FAILED")
 
 
+LEAST_TOKENS = 128
+"""Of a batch of few proteins, which are shared out among as many batches as there can be lanes."""
+
 Work = Callable[[Sequence[Piece], Packed], Tensor]
 """What is done with a batch: run again, with half of it, where memory does not suffice."""
 
@@ -49,10 +52,10 @@ class Forward:
         alphabet: the family's vocabulary.
         hardware: where to compute, and in how many lanes.
         budget: tokens a batch.
-        least: few proteins are cut into as many batches as there can be lanes, but not into smaller ones than this.
+        least: few proteins are shared out among the lanes, but not in smaller batches than this.
     """
 
-    def __init__(self, alphabet: Alphabet, hardware: Hardware, budget: int, least: int = 128) -> None:
+    def __init__(self, alphabet: Alphabet, hardware: Hardware, budget: int, least: int = LEAST_TOKENS) -> None:
         self.alphabet = alphabet
         self.hardware = hardware
         self.budget, self.least = budget, least

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from aminoglot.checkpoints import Checkpoint, missing, resolve
 from aminoglot.engine.embed import NOT_FINITE, Embedded, embed
-from aminoglot.engine.forward import Forward
+from aminoglot.engine.forward import LEAST_TOKENS, Forward
 from aminoglot.engine.hardware import NARROW, Hardware, choose
 from aminoglot.engine.pieces import Piece
 from aminoglot.engine.writing import SENTINEL_NOTES, Infilled, Sentinels, Writer, opened
@@ -158,7 +158,7 @@ class Model:
             full_batches: few sequences too go in batches as large as those of a long job, as when that is estimated.
         """
         budget = self.budget * _LAYERS // max(_LAYERS, len(request.layers))
-        forward = Forward(self.alphabet, self.hardware, budget, **({"least": budget} if full_batches else {}))
+        forward = Forward(self.alphabet, self.hardware, budget, budget if full_batches else LEAST_TOKENS)
         shape = (len(request.layers), self.config.hidden)
         self._ready(request.layers)
         return embed(

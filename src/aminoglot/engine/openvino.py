@@ -10,10 +10,14 @@ Shapes: T packed tokens, C layers asked for, N sequences of S tokens, fillers in
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from queue import SimpleQueue
 from threading import Lock
+from types import FrameType
 from typing import Any, cast
 
 import numpy as np
@@ -82,7 +86,8 @@ class OpenVINOEncoder:
             return self._requests
 
     def _compile(self, layers: Sequence[int]) -> list[Any]:
-        import openvino
+        with uninterrupted():
+            import openvino
 
         precision, lanes = self._hardware.precision, self._hardware.lanes
         settings = {
@@ -133,6 +138,23 @@ class OpenVINOEncoder:
     def _by_torch(self, tokens_N: Tensor, layers: Sequence[int]) -> Tensor:
         """Sequences of one token each, float32 [C, N, D]."""
         return self._network.representations(Packed(tokens_N, (1,) * len(tokens_N)), layers)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait: while a native module starts it would become an ImportError, or be lost."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    waiting: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda *given: waiting.append(given))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    for given in waiting:
+        handler(*given)
 
 
 def _step(network: Network) -> int:
