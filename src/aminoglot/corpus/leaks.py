@@ -39,6 +39,14 @@ def write_fasta(sequences: Sequences, wanted: NDArray[np.bool_], path: Path) -> 
     return count
 
 
+def described(coverage_mode: int) -> str:
+    """The search, for the card."""
+    return (
+        f"MMseqs2 {mmseqs.version()}, --min-seq-id {IDENTITY} --alignment-mode 3 --max-seqs 300 -s {SENSITIVITY:g} "
+        f"-c {COVERAGE} --cov-mode {coverage_mode}"
+    )
+
+
 def similar(query: Path, target: Path, coverage_mode: int, folder: Path, threads: int) -> NDArray[np.int64]:
     """Numbers of the queries that have a hit among the targets, sorted.
 
