@@ -32,6 +32,7 @@ _OLD = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 _LOCAL = struct.Struct("<4s22xHH")
 _MOST_DIRECTORY = 16 << 20
 """Bytes of a zip file's list of its entries; ESM-2 15B has a tenth of a megabyte."""
+_LARGE = 64 << 20
 _MOST_SHARED = 8
 """Tensors may share storages (a tied head); all of them together are not larger than so many times the file."""
 
@@ -179,8 +180,8 @@ def _compare(entries: Mapping[str, Place], memory: Tensor) -> None:
         return zlib.crc32(memory[place.start : place.start + place.length].numpy().data) == place.crc
 
     with ThreadPoolExecutor(2) as pool:
-        fitting = dict(zip(entries, pool.map(fits, entries.values()), strict=True))
-    wrong = [name for name, fit in fitting.items() if not fit]
+        fitting = list((pool.map if len(memory) > _LARGE else map)(fits, entries.values()))
+    wrong = [name for name, fit in zip(entries, fitting, strict=True) if not fit]
     if wrong and len(wrong) < len(entries):
         raise EOFError(f"{wrong[0][:100]} in it is not what it was when it was saved: its check sum differs")
 
