@@ -345,7 +345,7 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
     settings = yaml.safe_dump(_written_settings(checkpoint.config), sort_keys=False).encode()
     with tempfile.TemporaryFile(dir=path.parent) as weights:
         torch.save(OrderedDict(_foreign(checkpoint)), weights)
-        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
             _add(tar, _SETTINGS, io.BytesIO(settings))
             _add(tar, _WEIGHTS, weights)
 
