@@ -32,6 +32,7 @@ RESIDUES = {"esm2-8m": 100_000, "esm2-35m": 60_000, "esm2-150m": 12_000, "esm2-6
 """Residues of the sample: enough for a steady rate, few enough for an afternoon."""
 TUNED_ON = 3
 """Settings are tried on a third of the sample."""
+EXAMPLE = Path(__file__).parent.parent / "examples/ecoli.fasta"
 DOCUMENTED = ("transformers", {"precision": "fp32", "batch": 8, "sorted": False})
 NEAR = 0.95
 """Settings that reach this share of a system's best are repeated too: which is best shows on the whole sample."""
@@ -235,13 +236,13 @@ def table(name: str, rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--fasta", type=Path, required=True)
-    parser.add_argument("--models", nargs="+", default=["esm2-8m", "esm2-150m", "esm2-650m"])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--fasta", type=Path, default=EXAMPLE, help="proteins to draw a sample of (the example's)")
+    parser.add_argument("--models", nargs="+", default=["esm2-8m", "esm2-150m", "esm2-650m"], help="20, 45 and 60 min")
+    parser.add_argument("--repeats", type=int, default=3, help="passes of each system's best settings")
     parser.add_argument("--residues", type=int, help="residues of the sample, instead of one for each model")
     parser.add_argument("--tuned", type=Path, help="an earlier run's JSON: repeat what was best there, search no more")
     parser.add_argument("--no-compiler", action="store_true", help="leave out what needs a C++ compiler")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="write all figures here, after each model")
     options = parser.parse_args()
     results: dict[str, Any] = {"machine": machine(), "models": {}}
     with tempfile.TemporaryDirectory() as temporary:
