@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _say(f"error: {error}")
         sys.exit(1)
     except KeyboardInterrupt:
-        _say("interrupted; what a job has computed is kept. Run the same command again to go on")
+        _say("interrupted; a job keeps all whole shards. Run the same command again to go on")
         os._exit(130)  # threads may still hold work that would only delay the exit
 
 

@@ -9,28 +9,32 @@ import os
 import shutil
 import tarfile
 import tempfile
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from aminoglot.errors import ModelError
+from aminoglot.errors import AminoglotWarning, ModelError, is_allocation_failure
 
 _GZIP = b"\x1f\x8b"
-_MOST_MEMBERS = 100_000
-_MOST_HEADER = 1 << 20
+_MOST_MEMBERS = 10_000
+_MOST_HEADER, _MOST_HEADERS = 1 << 20, 8 << 20
 _DEPTH = 4
-_MOST_TEXT = 4 << 20
-_MOST_INDEX = 256 << 20
+_MOST_TEXT = 256 << 10
+_MOST_INDEX = 16 << 20
 _MOST_GROWTH = 20
 """Weights hardly shrink when packed; what grows more than so many times is made to fill a disk."""
 _SPARE = 1 << 30
+_MAPS: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()
+"""Mapped files by the address of their first byte."""
 _CHUNK = 8 << 20
 
 
@@ -88,7 +92,7 @@ class Archive(Files):
     """A plain tar file."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
-        self._file, self._members, self._memory = file, _members(path, file), _memory(file)
+        self._file, self._members, self._memory = file, _members(path, file), mapped(file)
         super().__init__(path, {name: member.size for name, member in self._members.items()})
 
     def _place(self, name: str) -> tuple[BinaryIO, Tensor, int]:
@@ -100,13 +104,15 @@ class Folder(Files):
 
     def __init__(self, path: Path, stack: ExitStack) -> None:
         self._stack, self._opened = stack, dict[str, tuple[BinaryIO, Tensor]]()
-        files = sorted(islice(_regular(path, _DEPTH), _MOST_MEMBERS))
+        files = sorted(islice(_regular(path, _DEPTH), _MOST_MEMBERS + 1))
+        if len(files) > _MOST_MEMBERS:
+            raise ModelError(f"{path}: more than {_MOST_MEMBERS:,} files; name the model's own folder")
         super().__init__(path, {file.relative_to(path).as_posix(): file.stat().st_size for file in files})
 
     def _place(self, name: str) -> tuple[BinaryIO, Tensor, int]:
         if name not in self._opened:
             file = self._stack.enter_context((self._path / name).open("rb"))
-            self._opened[name] = (file, _memory(file))
+            self._opened[name] = (file, mapped(file))
         return *self._opened[name], 0
 
 
@@ -120,11 +126,24 @@ def _regular(folder: Path, depth: int) -> Iterator[Path]:
             yield from _regular(path, depth - 1)
 
 
-def _memory(file: BinaryIO) -> Tensor:
+def mapped(file: BinaryIO) -> Tensor:
+    """A file's bytes, uint8; what is written into them stays in memory."""
     if not os.fstat(file.fileno()).st_size:
         return torch.empty(0, dtype=torch.uint8)
-    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    return torch.from_numpy(np.frombuffer(mapped, dtype=np.uint8))
+    memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    values = np.frombuffer(memory, dtype=np.uint8)
+    _MAPS[values.ctypes.data] = memory
+    return torch.from_numpy(values)
+
+
+def forget(tensor: Tensor) -> None:
+    """Let the system have back what was read of a mapped file for a tensor that was copied; it may be read again."""
+    storage = tensor.untyped_storage()
+    for start, memory in list(_MAPS.items()):
+        first, last = storage.data_ptr() - start, storage.data_ptr() - start + storage.nbytes()
+        first, last = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE, last // mmap.PAGESIZE * mmap.PAGESIZE
+        if 0 <= first < last <= len(memory) and hasattr(memory, "madvise"):
+            memory.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
 @contextmanager
@@ -154,6 +173,8 @@ def opened(path: Path) -> Iterator[Files]:
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # damage surfaces as nearly anything
+        if is_allocation_failure(error):
+            raise ModelError(f"{path}: there is not enough memory to read it") from error
         raise ModelError(f"{path}: damaged, or not what NeMo saves ({repr(error)[:200]})") from error
 
 
@@ -176,6 +197,15 @@ def is_archive(path: Path) -> bool:
 def _unpack(path: Path, packed: BinaryIO, into: BinaryIO) -> None:
     size = os.fstat(packed.fileno()).st_size
     room = shutil.disk_usage(tempfile.gettempdir()).free - _SPARE
+    if size > room:
+        raise ModelError(_no_room(path, size, room))
+    if size > _SPARE:
+        warnings.warn(
+            f"{path.name}: is gzipped and has to be unpacked every time, {size / 1e9:,.1f} GB into "
+            f"{tempfile.gettempdir()}; gunzip it once, or set TMPDIR to another folder",
+            AminoglotWarning,
+            stacklevel=2,
+        )
     written = 0
     try:
         with gzip.open(packed) as stream:
@@ -184,14 +214,18 @@ def _unpack(path: Path, packed: BinaryIO, into: BinaryIO) -> None:
                 if written > max(_MOST_GROWTH * size, _CHUNK):
                     raise ModelError(f"{path}: unpacks to more than {_MOST_GROWTH} times its size; weights do not")
                 if written > room:
-                    raise ModelError(
-                        f"{path}: unpacks to more than the {room / 1e9:,.1f} GB that are free in "
-                        f"{tempfile.gettempdir()}; set TMPDIR to a folder with more room, or unpack it yourself"
-                    )
+                    raise ModelError(_no_room(path, written, room))
                 into.write(chunk)
     except (EOFError, gzip.BadGzipFile) as error:
         raise ModelError(f"{path}: cut short or damaged ({error}); get the file again") from error
     into.seek(0)
+
+
+def _no_room(path: Path, needed: int, room: int) -> str:
+    return (
+        f"{path}: unpacks to more than {needed / 1e9:,.1f} GB, and {max(0, room) / 1e9:,.1f} GB are free in "
+        f"{tempfile.gettempdir()}; set TMPDIR to a folder with more room, or unpack it yourself"
+    )
 
 
 def _members(path: Path, file: BinaryIO) -> dict[str, tarfile.TarInfo]:
@@ -203,9 +237,12 @@ def _members(path: Path, file: BinaryIO) -> dict[str, tarfile.TarInfo]:
     found: dict[str, tarfile.TarInfo] = {}
     end = os.fstat(file.fileno()).st_size
     try:
-        with tarfile.open(fileobj=cast(BinaryIO, _Headers(file)), mode="r:") as tar:
+        headers = Sparing(file, _MOST_HEADER, _MOST_HEADERS)
+        with tarfile.open(fileobj=cast(BinaryIO, headers), mode="r:") as tar:
             for count, member in enumerate(tar):
                 name = PurePosixPath(member.name)
+                if sum(map(len, tar.pax_headers.values())) > tarfile.BLOCKSIZE:  # every member would have a copy
+                    raise ModelError(f"{path}: it says more of all its members than an archive of weights does")
                 if count == _MOST_MEMBERS:
                     raise ModelError(f"{path}: more than {_MOST_MEMBERS:,} members; a model has some dozens")
                 if name.is_absolute() or ".." in name.parts:
@@ -224,16 +261,30 @@ def _members(path: Path, file: BinaryIO) -> dict[str, tarfile.TarInfo]:
     return found
 
 
-class _Headers:
-    """An archive for whoever looks for its members only: no name in it takes much memory."""
+class Sparing:
+    """A file for whoever looks for what is in it only: no name and no list in it takes much memory.
 
-    def __init__(self, file: BinaryIO) -> None:
+    Args:
+        file: the file.
+        most: bytes that may be read at once.
+        whole: bytes that may be read altogether.
+    """
+
+    def __init__(self, file: BinaryIO, most: int, whole: int) -> None:
         self.seek, self.tell, self._file = file.seek, file.tell, file
+        self._most, self._left = most, whole
 
-    def read(self, size: int) -> bytes:
-        if size > _MOST_HEADER:
-            raise tarfile.TarError(f"a member's name of {size:,} bytes")
-        return self._file.read(size)
+    def read(self, size: int = -1) -> bytes:
+        """As a file's own.
+
+        Raises:
+            TarError: when it is too much.
+        """
+        data = self._file.read(size if 0 <= size <= self._most else self._most + 1)
+        self._left -= len(data)
+        if size > self._most or len(data) > self._most or self._left < 0:
+            raise tarfile.TarError("the names of what is in it are far too long")
+        return data
 
 
 class _Part(io.RawIOBase):

@@ -206,6 +206,10 @@ _MISSING = {
 }
 
 
+_FREQUENCIES = (
+    "no rotary frequencies in this checkpoint: they are computed in float32; Meta's own files have them rounded to "
+    "float16, so that embeddings of long proteins differ a little from theirs"
+)
 LOST = " (it was lost in a conversion to NVIDIA's formats, which have no place for one)"
 
 
@@ -226,6 +230,8 @@ def notes_of(config: Config, tensors: Iterable[str], strangers: Sequence[str] = 
     family = family_of(config)
     present = {key.split(".")[0] for key in tensors}
     notes = [_MISSING[part] + why * (part == "contact_head") for part in family.parts if part not in present]
+    if isinstance(config, ESM2Config) and "frequencies" not in present:
+        notes.append(_FREQUENCIES)
     if strangers:
         more = f" and {len(strangers) - 5:,} more" if len(strangers) > 5 else ""
         notes.append(f"tensors of no part of {family.name} were not used: {', '.join(strangers[:5])}{more}")

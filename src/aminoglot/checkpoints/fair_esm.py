@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from aminoglot.checkpoints import safe_pickle
-from aminoglot.checkpoints.checkpoint import Checkpoint, checked, notes_of, only_tensors, same, shape
+from aminoglot.checkpoints.checkpoint import Checkpoint, checked, notes_of, only_tensors, shape
+from aminoglot.checkpoints.fused import Tied
 from aminoglot.checkpoints.keys import KeyMap
 from aminoglot.errors import ModelError
 from aminoglot.models.esm2 import ESM2Config
@@ -93,22 +94,21 @@ def _config(data: Any, path: Path) -> ESM2Config:
 def _canonical(state: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], list[str]]:
     tensors: dict[str, Tensor] = {}
     strangers: list[str] = []
-    tied: Tensor | None = None
+    tied = Tied(str(path))
     for key, tensor in state.items():
         key = _PREFIX.sub("", key)
         ours = KEYS.ours(key)
         if key.endswith("rot_emb.inv_freq"):
             tensors.setdefault("frequencies", tensor.float())
         elif key == _TIED:
-            tied = tensor
+            tied.add(key, "embedding.weight", tensor)
         elif key.startswith(("embed_positions", "emb_layer_norm_before")):
             raise ModelError(f"{path}: this is ESM-1b or ESM-1v (it holds {key}), not an ESM-2")
         elif ours is not None:
             tensors[ours] = tensor
         else:
             strangers.append(key)
-    if tied is not None and not same(tied, tensors.get("embedding.weight", tied)):
-        raise ModelError(f"{path}: {_TIED} differs from the embedding: in ESM-2 they are one matrix")
+    tied.compare(tensors)
     return tensors, strangers
 
 

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from aminoglot.checkpoints import safe_pickle
 from aminoglot.checkpoints.checkpoint import only_tensors
-from aminoglot.errors import ModelError, listing
+from aminoglot.errors import ModelError, first_line, is_allocation_failure, listing
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_MOST_JSON = 16 << 20
+"""Bytes of settings, or of the list of a model's tensors."""
 _LFS = b"version https://git-lfs"
 
 
@@ -29,13 +31,26 @@ def settings(folder: Path) -> dict[str, Any]:
         ModelError: when it is no such file.
     """
     path = folder / "config.json"
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read as JSON ({error})") from error
+    raw = _json(path)
     if not isinstance(raw, dict):
         raise ModelError(f"{path}: not a model's settings")
     return raw
+
+
+def _json(path: Path) -> Any:
+    """A small JSON file.
+
+    Raises:
+        ModelError: when it is none.
+    """
+    try:
+        if path.stat().st_size > _MOST_JSON:
+            raise ModelError(f"{path}: {path.stat().st_size:,} bytes, far too long for what it is")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(
+            f"{path}: cannot be read as JSON ({first_line(error)}); is it a git-lfs placeholder?"
+        ) from error
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:
@@ -77,10 +92,8 @@ def weight_files(folder: Path) -> list[Path]:
 def _parts(index: Path) -> list[str]:
     """The file names in an index; only names, so that no index leads out of its folder."""
     try:
-        return sorted(
-            {Path(file).name for file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
-        )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return sorted({Path(file).name for file in _json(index)["weight_map"].values()})
+    except (TypeError, KeyError, AttributeError) as error:
         raise ModelError(f"{index}: damaged, or a git-lfs placeholder; get it again") from error
 
 
@@ -95,7 +108,9 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     try:
         with safe_open(file, framework="pt") as opened:
             return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
+    except (SafetensorError, RuntimeError, MemoryError, OSError) as error:
+        if is_allocation_failure(error):
+            raise ModelError(f"{file}: there is not enough memory to read it") from error
         raise ModelError(f"{file}: cut short or damaged ({error}); get the file again") from error
 
 

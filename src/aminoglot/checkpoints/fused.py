@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from aminoglot.checkpoints.checkpoint import same
 from aminoglot.errors import ModelError
 
 QKV = ("query", "key", "value")
@@ -43,6 +44,49 @@ def padded(tensor: Tensor, multiple: int) -> Tensor:
     return torch.cat([tensor, tensor.new_zeros(more, *tensor.shape[1:])]) if more else tensor
 
 
-def unpadded(tensor: Tensor, rows: int) -> Tensor:
-    """The first rows."""
+MOST_PADDED = 1024
+"""Rows of ESM-2's or ProtT5nv's vocabulary, filled up to a multiple of 128 on each of eight GPUs."""
+
+
+def unpadded(where: str, tensor: Tensor, rows: int) -> Tensor:
+    """The first rows.
+
+    Raises:
+        ModelError: when there are more than filling up explains: the vocabulary is another model's.
+    """
+    if tensor.ndim and len(tensor) > MOST_PADDED:
+        raise ModelError(
+            f"{where}: {len(tensor):,} tokens are the vocabulary of another model, neither ESM-2 nor ProtT5nv"
+        )
     return tensor[:rows] if tensor.ndim else tensor
+
+
+class Tied:
+    """Matrices that a format has under a second name: the same numbers, or it is another model.
+
+    Args:
+        where: what messages call the model.
+    """
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._found: list[tuple[str, str, Tensor]] = []
+
+    def add(self, key: str, ours: str, tensor: Tensor) -> None:
+        """``key`` in the file shall be our tensor ``ours`` again."""
+        self._found.append((key, ours, tensor))
+
+    def compare(self, tensors: Mapping[str, Tensor]) -> None:
+        """Hold all against our tensors.
+
+        Raises:
+            ModelError: naming the first that differs.
+        """
+        for key, ours, tensor in self._found:
+            if ours not in tensors:
+                continue
+            rows = (
+                unpadded(f"{self._where}: {key}", tensor, len(tensors[ours])) if ours == "embedding.weight" else tensor
+            )
+            if not same(rows, tensors[ours]):
+                raise ModelError(f"{self._where}: {key} differs from the embedding: in this model they are one matrix")

@@ -9,7 +9,8 @@ from typing import Any, cast
 from torch import Tensor
 
 from aminoglot.checkpoints import folder as folders
-from aminoglot.checkpoints.checkpoint import Checkpoint, checked, notes_of, same, shape
+from aminoglot.checkpoints.checkpoint import Checkpoint, checked, notes_of, shape
+from aminoglot.checkpoints.fused import Tied
 from aminoglot.checkpoints.keys import KeyMap
 from aminoglot.errors import ModelError
 from aminoglot.models.esm2 import NORM_EPSILON, ESM2Config
@@ -93,7 +94,7 @@ def _impostor(raw: Mapping[str, Any]) -> str | None:
     vocabulary = len(ESM2_ALPHABET.tokens)
     if raw.get("vocab_size", vocabulary) != vocabulary:
         return f"a model with {raw['vocab_size']} tokens (a nucleotide transformer?)"
-    if raw.get("vocab_list") and tuple(raw["vocab_list"]) != ESM2_ALPHABET.tokens:
+    if raw.get("vocab_list") and raw["vocab_list"] != list(ESM2_ALPHABET.tokens):
         return "a model with another vocabulary"
     if raw.get("position_embedding_type", "absolute") != "rotary":
         return "ESM-1b" if raw.get("emb_layer_norm_before") else "ESM-1v (or ESM-1)"
@@ -106,7 +107,7 @@ def _canonical(theirs: dict[str, Tensor], folder: Path) -> tuple[dict[str, Tenso
     """Our names for their tensors, and the keys that no part of ESM-2 has."""
     tensors: dict[str, Tensor] = {}
     strangers: list[str] = []
-    tied: Tensor | None = None
+    tied = Tied(str(folder))
     for key, tensor in theirs.items():
         if not key.startswith(("esm.", "lm_head.")):
             key = f"esm.{key}"  # saved from EsmModel, without the head's prefix
@@ -117,11 +118,10 @@ def _canonical(theirs: dict[str, Tensor], folder: Path) -> tuple[dict[str, Tenso
         elif key.endswith(_FREQUENCIES):
             tensors.setdefault("frequencies", tensor.float())
         elif key == _TIED:
-            tied = tensor
+            tied.add(key, "embedding.weight", tensor)
         elif not any(part in key for part in _IGNORED):
             strangers.append(key)
-    if tied is not None and "embedding.weight" in tensors and not same(tied, tensors["embedding.weight"]):
-        raise ModelError(f"{folder}: {_TIED} differs from the embedding: in ESM-2 they are one matrix")
+    tied.compare(tensors)
     return tensors, strangers
 
 

@@ -31,11 +31,12 @@ from aminoglot.checkpoints.checkpoint import (
     same,
     shape,
 )
-from aminoglot.checkpoints.fused import QKV, fused, padded, unfused, unpadded
+from aminoglot.checkpoints.fused import QKV, Tied, fused, padded, unfused, unpadded
 from aminoglot.checkpoints.keys import KeyMap
 from aminoglot.errors import ModelError
 from aminoglot.models.esm2 import NORM_EPSILON, ESM2Config
 from aminoglot.models.family import Config, family_of
+from aminoglot.tokens import ESM2_ALPHABET
 
 _SETTINGS, _WEIGHTS = "model_config.yaml", "model_weights.ckpt"
 _RANK = re.compile(r"^(?:tp_rank_|mp_rank_)(\d{1,4})(?:_pp_rank_(\d{1,4}))?$")
@@ -84,9 +85,13 @@ _ROWS = ("word_embeddings.weight", "query_key_value.", "dense_h_to_4h.", "inter_
 _ROWS_EXACT = ("tokens_head.bias", "lm_head.bias")
 _COLUMNS = ("self_attention.dense.weight", "inter_attention.dense.weight", "dense_4h_to_h.weight")
 _OVER_VOCABULARY = ("embedding.weight", "lm_head.bias", "decoder.bias")
-_IGNORED = ("decoder_embedding.", "_extra_state", "pooler")
-_TIED = "word_embeddings.weight"
-"""The embedding again, in the last stage of a pipeline."""
+_IGNORED = ("_extra_state", "pooler")
+_TIED = {
+    "word_embeddings.weight": "embedding.weight",
+    "decoder_embedding.word_embeddings.weight": "embedding.weight",
+    "decoder_embedding.position_embeddings.weight": "positions.weight",
+}
+"""What is there twice: the embedding in the last stage of a pipeline, and the encoder's tables for the decoder."""
 
 
 def is_nemo1(names: list[str]) -> bool:
@@ -199,9 +204,12 @@ def _config(path: Path, settings: Mapping[str, Any], pieces: Mapping[Any, Mappin
         "transformer_block_type": "pre_ln",
         "activation": "gelu",
         "bias": True,
+        **({} if esm2 else _PROTT5NV_SETTINGS),  # the fused GELU is the approximate one
     }
     for key, value in expected.items():
         found = _value(settings, key, value)
+        if isinstance(found, str) and found.startswith("${"):  # computed from others when NeMo reads it
+            continue
         if found != value and not (key == "layernorm_epsilon" and str(found) == "1e-5"):  # text, to YAML
             raise ModelError(f"{path}: {_impostor(key, reprlib.repr(found), esm2)}")
     if any(_POSITIONS in piece for piece in pieces.values()):
@@ -235,6 +243,7 @@ def _canonical(
     tensors: dict[str, Tensor] = {}
     strangers: list[str] = []
     before: dict[str, int] = {}
+    tied = Tied(str(path))
     for stage in stages:
         parts = [pieces[stage, number] for number in slices]
         for key in parts[0]:
@@ -242,17 +251,17 @@ def _canonical(
                 raise ModelError(f"{path}: {key} is missing in a part of the model")
             numbered = _numbered(key, before)
             rows = [part[key] for part in parts]
-            if key == _TIED:
-                if not same(
-                    unpadded(_joined(key, rows), len(tensors["embedding.weight"])), tensors["embedding.weight"]
-                ):
-                    raise ModelError(f"{path}: {key} differs from the embedding: they are one matrix")
+            if key in _TIED:
+                tied.add(key, _TIED[key], _joined(path, key, rows))
                 continue
             found = dict(_ours(path, numbered, rows, table, config, legacy))
+            if twice := next((name for name in found if name in tensors), None):
+                raise ModelError(f"{path}: {twice} is in two stages of the pipeline")
             tensors |= found
             strangers += [] if found else [key]
         for stack in {stack for key in parts[0] if (stack := _stack(key))}:
             before[stack] = before.get(stack, 0) + _depth(parts[0], stack)
+    tied.compare(tensors)
     return tensors, strangers
 
 
@@ -301,26 +310,33 @@ def _ours(
         return
     if len(names) > 1:
         split = [unfused(f"{path}: {key}", part, len(names), config.head_size, legacy) for part in parts]
+        for part in parts:
+            archive.forget(part)
         for name, tensors in zip(names, zip(*split, strict=True), strict=True):
             yield name, tensors[0] if len(tensors) == 1 else torch.cat(tensors)
         return
-    whole = _joined(key, parts)
+    whole = _joined(path, key, parts)
     vocabulary = len(family_of(config).alphabet.tokens)
     if names[0] in _OVER_VOCABULARY:
-        whole = unpadded(whole, vocabulary)
+        whole = unpadded(f"{path}: {key}", whole, vocabulary)
     yield names[0], whole.float() if names[0] == "frequencies" else whole
 
 
-def _joined(key: str, parts: Sequence[Tensor]) -> Tensor:
+def _joined(path: Path, key: str, parts: Sequence[Tensor]) -> Tensor:
+    """One tensor of the parts that lay on GPUs beside each other; what is no matrix's was the same on all of them."""
     if len(parts) == 1:
         return parts[0]
     if key in _ROWS_EXACT or any(word in key for word in _ROWS):
         return torch.cat(list(parts), 0)
-    return torch.cat(list(parts), 1) if any(key.endswith(word) for word in _COLUMNS) else parts[0]
+    if any(key.endswith(word) for word in _COLUMNS):
+        return torch.cat(list(parts), 1)
+    if not all(same(part, parts[0]) for part in parts[1:]):
+        raise ModelError(f"{path}: {key} differs in the parts of the model: they are not of one model")
+    return parts[0]
 
 
 def write(checkpoint: Checkpoint, path: Path) -> None:
-    """Write a plain ``.nemo`` with the settings and weights that NeMo restores.
+    """Write a plain ``.nemo`` with the settings and weights of BioNeMo's.
 
     A contact head has no place in it, and the tokenizer's files are not written.
     """
@@ -329,7 +345,7 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
     settings = yaml.safe_dump(_written_settings(checkpoint.config), sort_keys=False).encode()
     with tempfile.TemporaryFile(dir=path.parent) as weights:
         torch.save(OrderedDict(_foreign(checkpoint)), weights)
-        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
             _add(tar, _SETTINGS, io.BytesIO(settings))
             _add(tar, _WEIGHTS, weights)
 
@@ -411,5 +427,28 @@ def _written_settings(config: Config) -> dict[str, Any]:
         "bias": True,
         "make_vocab_size_divisible_by": _PADDED,
         "megatron_legacy": False,
-        **({"embedding_token_dropout": config.token_dropout} if isinstance(config, ESM2Config) else {}),
+        **(_esm2_settings(config) if isinstance(config, ESM2Config) else _PROTT5NV_SETTINGS),
+    }
+
+
+_PROTT5NV_SETTINGS = {
+    "bias_activation_fusion": True,
+    "headscale": False,
+    "share_token_embeddings": True,
+    "share_decoder_tokens_head_embeddings": True,
+}
+
+
+def _esm2_settings(config: ESM2Config) -> dict[str, Any]:
+    """What BioNeMo's ESM-2 says beside the shape; without it its code would compute something else."""
+    return {
+        "embedding_token_dropout": config.token_dropout,
+        "embedding_use_attention_mask": True,
+        "mask_token_id": ESM2_ALPHABET.mask,
+        "use_esm_attention": True,
+        "normalize_attention_scores": False,
+        "esm_gelu": True,
+        "bias_gelu_fusion": False,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
     }

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from aminoglot.checkpoints import archive, safe_pickle
-from aminoglot.checkpoints.checkpoint import LOST, Checkpoint, checked, mind, notes_of, same, shape
-from aminoglot.checkpoints.fused import QKV, unfused, unpadded
+from aminoglot.checkpoints.checkpoint import LOST, Checkpoint, checked, mind, notes_of, shape
+from aminoglot.checkpoints.fused import QKV, Tied, unfused, unpadded
 from aminoglot.checkpoints.keys import KeyMap
 from aminoglot.errors import ModelError
 from aminoglot.models.esm2 import SIZES, ESM2Config
@@ -45,6 +45,8 @@ _KEYS = KeyMap(
 _JOINED = re.compile(r"\.layer_norm_(weight|bias)$")
 _IGNORED = ("_extra_state", "optimizer", "inv_freq")
 _TIED = "output_layer.weight"
+_LEARNED = "embedding.position_embeddings.weight"
+_SPECIAL = (_TIED, _LEARNED)
 _MOST_PIECES = 4096
 _VOCABULARY = len(ESM2_ALPHABET.tokens)
 
@@ -66,12 +68,14 @@ def read(path: Path, name: str, opened: archive.Files) -> Checkpoint:
         ModelError: when it holds another model, asks for code, is damaged, or parts are missing.
     """
     index = _index_name(path, opened.names)
-    theirs = {key.removeprefix("module."): tensor for key, tensor in _tensors(path, opened, index)}
-    tied = theirs.pop(_TIED, None)
-    config = _config(path, theirs, _heads(opened, index))
-    tensors, strangers = _canonical(path, config, theirs)
-    if tied is not None and not same(unpadded(tied, _VOCABULARY), tensors["embedding.weight"]):
-        raise ModelError(f"{path}: {_TIED} differs from the embedding: in ESM-2 they are one matrix")
+    strangers: list[str] = []
+    theirs = dict(_tensors(path, opened, index, strangers))
+    tied = Tied(str(path))
+    if _TIED in theirs:
+        tied.add(_TIED, "embedding.weight", theirs.pop(_TIED))
+    config = _config(path, theirs, _settings(path, opened, index))
+    tensors = _canonical(path, config, theirs)
+    tied.compare(tensors)
     notes = notes_of(config, tensors, strangers, LOST)
     return Checkpoint(name, "nemo2", config, checked(str(path), config, tensors), notes)
 
@@ -83,8 +87,8 @@ def _index_name(path: Path, names: list[str]) -> str:
     return found[0]
 
 
-def _tensors(path: Path, opened: archive.Files, index: str) -> Iterator[tuple[str, Tensor]]:
-    """All tensors by their own names."""
+def _tensors(path: Path, opened: archive.Files, index: str, strangers: list[str]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of an ESM-2 by their own names, without a wrapper's; others are only named, in ``strangers``."""
     where = f"{path}: {index}"
     metadata = safe_pickle.load_index(where, opened.bytes(index))
     folder = index[: -len(_INDEX)]
@@ -93,14 +97,24 @@ def _tensors(path: Path, opened: archive.Files, index: str) -> Iterator[tuple[st
             (key.fqn, tuple(getattr(key, "offset", None) or ())): place for key, place in metadata.storage_data.items()
         }
         described = [(key, one) for key, one in metadata.state_dict_metadata.items() if hasattr(one, "chunks")]
+        left = dict[str, int]()
         for key, one in described:
+            plain = key.removeprefix("module.")
             if any(word in key for word in _IGNORED):
                 continue
-            pieces = []
-            for chunk in one.chunks:
-                place = places[key, tuple(chunk.offsets)]
-                pieces.append((tuple(chunk.offsets), _piece(path, opened, folder, key, place, tuple(chunk.sizes))))
-            yield key, _whole(where, key, tuple(one.size), pieces)
+            if plain not in _SPECIAL and _ours(plain) is None:
+                strangers.append(key)
+                continue
+            chunks = [(tuple(chunk.offsets), tuple(chunk.sizes)) for chunk in one.chunks]
+            for offsets, _ in chunks:
+                name = folder + str(places[key, offsets].relative_path)
+                left[name] = left.get(name, opened.size(name)) - int(places[key, offsets].length)
+                if len(chunks) > _MOST_PIECES or left[name] < 0:  # before any is read
+                    raise ModelError(f"{where}: {key}: its pieces do not fit into {name}; is it cut short?")
+            pieces = [
+                (offsets, _piece(path, opened, folder, key, places[key, offsets], sizes)) for offsets, sizes in chunks
+            ]
+            yield plain, _whole(where, key, tuple(one.size), pieces)
     except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise ModelError(f"{where}: not the index of a checkpoint, or damaged ({error!r})") from error
 
@@ -123,7 +137,7 @@ def _whole(where: str, key: str, size: tuple[int, ...], pieces: Sequence[tuple[t
     ]
     outside = any(first < 0 or stop > end for box in boxes for (first, stop), end in zip(box, size, strict=True))
     numbers = sum(piece.numel() for _, piece in pieces)
-    if len(pieces) > _MOST_PIECES or outside or numbers != torch.Size(size).numel() or _overlap(boxes):
+    if outside or numbers != torch.Size(size).numel() or _overlap(boxes):
         raise ModelError(f"{where}: {key}: its {len(pieces):,} pieces do not make {list(size)}")
     whole = pieces[0][1].new_empty(size)
     for box, (_, piece) in zip(boxes, pieces, strict=True):
@@ -139,50 +153,74 @@ def _overlap(boxes: Sequence[Sequence[tuple[int, int]]]) -> bool:
     )
 
 
-def _heads(opened: archive.Files, index: str) -> int | None:
-    """The number of heads in the settings, where they say it; no tensor's shape does."""
-    folder = index.removesuffix(_INDEX).removesuffix("weights/")
-    if folder + _SETTINGS not in opened.names:
-        return None
-    found = re.search(
-        r"^[ \t]*num_attention_heads:[ \t]*(\d{1,6})[ \t\r]*$", opened.text(folder + _SETTINGS), re.MULTILINE
-    )
-    return int(found[1]) if found else None
+_PLAIN = {
+    "position_embedding_type": "rope",
+    "normalization": "LayerNorm",
+    "add_bias_linear": "true",
+    "gated_linear_unit": "false",
+    "rotary_interleaved": "false",
+    "layernorm_zero_centered_gamma": "false",
+}
+"""Settings that decide numbers, and what ESM-2 has them as."""
 
 
-def _config(path: Path, tensors: Mapping[str, Tensor], heads: int | None) -> ESM2Config:
-    """The shape, from the tensors and what is known of ESM-2's sizes."""
+def _settings(path: Path, opened: archive.Files, index: str) -> dict[str, str]:
+    """The settings' plain lines by name, empty without the file; the rest of it names Python's classes.
+
+    Raises:
+        ModelError: when they are another model's.
+    """
+    name = index.removesuffix(_INDEX).removesuffix("weights/") + _SETTINGS
+    if name not in opened.names:
+        return {}
+    lines = re.findall(r"^[ \t]*(\w+):[ \t]+([\w.+-]+)[ \t\r]*$", opened.text(name), re.MULTILINE)
+    found = dict(reversed(lines))  # the first of several counts
+    for key, value in _PLAIN.items():
+        if found.get(key, value).lower() != value.lower():
+            raise ModelError(f"{path}: {key} is {found[key]}, ESM-2's is {value}")
+    return found
+
+
+def _config(path: Path, tensors: Mapping[str, Tensor], said: Mapping[str, str]) -> ESM2Config:
+    """The shape, from the tensors, the settings, and what is known of ESM-2's sizes."""
     embedding = tensors.get("embedding.word_embeddings.weight")
     if embedding is None or embedding.ndim != 2 or len(embedding) < _VOCABULARY:
         raise ModelError(f"{path}: not an ESM-2; it has no embedding of {_VOCABULARY} tokens or more")
-    if "embedding.position_embeddings.weight" in tensors:
+    if _LEARNED in tensors:
         raise ModelError(f"{path}: not an ESM-2: its positions are learned")
     numbers = [int(n[1]) for key in tensors if (n := re.match(r"encoder\.layers\.(\d{1,6})\.", key))]
     stacked = [value for key, value in tensors.items() if re.match(r"encoder\.layers\.[a-z]", key) and value.ndim]
     layers, hidden = max(numbers) + 1 if numbers else len(stacked[0]) if stacked else 0, embedding.shape[1]
     mind(path, layers=layers)
     known = next((c.heads for c in SIZES.values() if (c.layers, c.hidden) == (layers, hidden)), None)
-    if heads is None and known is None:
+    heads = int(said["num_attention_heads"]) if said.get("num_attention_heads", "").isdigit() else known
+    if heads is None:
         raise ModelError(f"{path}: nothing says how many heads its {layers} layers have ({_SETTINGS} is missing)")
-    return shape(path, layers, hidden, heads or known, True)
+    return shape(path, layers, hidden, heads, said.get("token_dropout", "true").lower() != "false")
 
 
-def _canonical(path: Path, config: ESM2Config, theirs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Our names for their tensors, and the keys that no part of ESM-2 has."""
+def _ours(key: str) -> str | None:
+    """Our name for one of theirs; where all layers are stacked, for the first's."""
+    numbered = re.sub(r"^encoder\.layers\.(?=[a-z])", f"{_LAYERS}0.", key)
+    return _KEYS.ours(_JOINED.sub(r".layer_norm.\1", numbered))
+
+
+def _canonical(path: Path, config: ESM2Config, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our names for their tensors."""
     tensors: dict[str, Tensor] = {}
-    strangers: list[str] = []
     for stored, values in theirs.items():
         for key, tensor in _layers(stored, values, config.layers):
-            ours = _KEYS.ours(_JOINED.sub(r".layer_norm.\1", key))
+            ours = _ours(key)
             if ours is None:
-                strangers.append(key)
-            elif ".attention.query." in ours:
+                continue  # a table of positions, which was refused
+            if ".attention.query." in ours:
                 parts = unfused(f"{path}: {key}", tensor, 3, config.head_size)
                 tensors.update({ours.replace("query", one): part for one, part in zip(QKV, parts, strict=True)})
+                archive.forget(tensor)
             else:
                 short = ours in ("embedding.weight", "lm_head.bias")
-                tensors[ours] = unpadded(tensor, _VOCABULARY) if short else tensor
-    return tensors, strangers
+                tensors[ours] = unpadded(f"{path}: {key}", tensor, _VOCABULARY) if short else tensor
+    return tensors
 
 
 def _layers(key: str, tensor: Tensor, layers: int) -> Iterator[tuple[str, Tensor]]:

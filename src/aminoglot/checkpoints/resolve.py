@@ -9,6 +9,8 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Literal
 
+from safetensors import SafetensorError
+
 from aminoglot.checkpoints import (
     archive,
     fair_esm,
@@ -23,12 +25,14 @@ from aminoglot.checkpoints import (
 from aminoglot.checkpoints import folder as folders
 from aminoglot.checkpoints.checkpoint import Checkpoint
 from aminoglot.checkpoints.untrained import untrained
-from aminoglot.errors import ModelError, OutputError
+from aminoglot.errors import ModelError, OutputError, first_line, reason
 from aminoglot.models.family import SIZES
 from aminoglot.models.prott5nv import ProtT5nvConfig
 
 Format = Literal["huggingface", "fair-esm", "nemo1"]
 _RANDOM = "random:"
+_ENDINGS = (".pt", ".pth", ".nemo", ".tar", ".gz", ".tgz", ".safetensors", ".bin", ".ckpt")
+"""What ends so is a file's name, not a repository's."""
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 
 
@@ -63,7 +67,7 @@ def resolve(model: str | PathLike[str]) -> Checkpoint:
     path = _existing(model)
     if path is not None:
         return _path(path, model)
-    if _REPOSITORY.fullmatch(model) and not model.endswith(".pt"):
+    if _REPOSITORY.fullmatch(model) and not model.endswith(_ENDINGS):
         repository, _, revision = model.partition("@")
         folder = hub.cached(repository, revision or None) or hub.download(repository, revision or None)
         return _folder(folder, model)
@@ -137,12 +141,16 @@ def _folder(path: Path, name: str) -> Checkpoint:
 
 def lost(checkpoint: Checkpoint, to: Format) -> tuple[str, ...]:
     """What a format has no place for, a sentence each."""
-    if to != "nemo1":
-        return ()
-    notes = ("NeMo's tokenizer files are not written; BioNeMo brings its own",)
-    if checkpoint.has("contact_head"):
-        return ("NeMo 1 has no place for a contact head; it was left out", *notes)
-    return notes
+    notes: list[str] = []
+    if to == "nemo1" and checkpoint.has("contact_head"):
+        notes.append("NeMo 1 has no place for a contact head; it was left out")
+    if to == "nemo1":
+        notes.append("NeMo's tokenizer files are not written; BioNeMo brings its own")
+    if to == "huggingface" and isinstance(checkpoint.config, ProtT5nvConfig):
+        notes.append(
+            "transformers has no tokenizer for ProtT5nv, so none is written: a residue is a token, ids as in docs"
+        )
+    return tuple(notes)
 
 
 def _move(folder: Path, paths: list[Path]) -> None:
@@ -174,6 +182,8 @@ def convert(source: str | PathLike[str], destination: Path, to: Format) -> Check
     for path in written:
         if path.exists():
             raise OutputError(f"{path}: exists already; name a new place")
+    if to == "nemo1" and destination.suffix != ".nemo":
+        raise ModelError(f"{destination}: such a file is known by its ending; call it something.nemo")
     if to == "fair-esm" and (destination.suffix != ".pt" or not destination.name.startswith("esm2")):
         raise ModelError(f"{destination}: fair-esm tells models apart by file name; call it esm2_something.pt")
     checkpoint = resolve(source)
@@ -191,7 +201,9 @@ def convert(source: str | PathLike[str], destination: Path, to: Format) -> Check
             fair_esm.write(checkpoint, temporary / destination.name)
             _move(temporary, written)
     except OSError as error:
-        raise OutputError(f"{destination}: cannot be written ({error.strerror or error})") from error
+        raise OutputError(f"{destination}: cannot be written: {reason(error)}") from error
+    except (RuntimeError, SafetensorError) as error:  # as torch and safetensors say that the disk is full
+        raise OutputError(f"{destination}: cannot be written: {first_line(error)}; is the disk full?") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return checkpoint

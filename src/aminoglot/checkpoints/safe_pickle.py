@@ -1,17 +1,14 @@
-"""The only reader of pickles: torch's restricted one, which builds tensors and plain containers and calls nothing.
+"""The only reader of pickles: it makes tensors, plain containers and bags of settings, and calls nothing of a file's.
 
-One class beyond its own list is allowed, ``argparse.Namespace``, a bag of settings that fair-esm's files hold.
+torch's own restricted reader runs nothing either, but it makes objects as large as a file asks for. Here a tensor is no
+larger than what the file has of it, and is mapped, not copied.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import pickle
 import re
-import sys
-import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,23 +17,25 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from aminoglot.errors import ModelError
+from aminoglot.checkpoints import archive
+from aminoglot.checkpoints.torch_file import STORAGES, Outline, TorchFile, opened
+from aminoglot.errors import ModelError, first_line, is_allocation_failure
 
-_MOST_PICKLE = 256 << 20
-"""Bytes of what is not weights in a torch file: names, shapes and settings need some thousands."""
+_MOST_PICKLE = 4 << 20
+"""Bytes of what is not weights in a torch file: names, shapes and settings; ESM-2 15B has a tenth of a megabyte."""
+_MOST_INDEX = 16 << 20
+_MOST_TENSORS = 50_000
+_MOST_AXES = 8
 
 
 def load(path: Path) -> Any:
-    """Read a torch file without executing anything from it; tensors are mapped, not copied, where the file allows.
+    """Read a torch file without executing anything from it; tensors are mapped where the file allows.
 
     Raises:
-        ModelError: when the file asks for anything but data, is cut short, or is no torch file.
+        ModelError: when the file asks for anything but data, is cut short or damaged, or is no torch file.
     """
-    with _guarded(str(path)):
-        mapped = zipfile.is_zipfile(path)  # the format before torch 1.6 can only be read
-        if mapped:
-            _look(zipfile.ZipFile(path))
-        return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+    with _guarded(str(path)), path.open("rb") as file:
+        return _load(file, archive.mapped(file))
 
 
 def load_part(where: str, stream: BinaryIO, memory: Tensor) -> Any:
@@ -48,29 +47,7 @@ def load_part(where: str, stream: BinaryIO, memory: Tensor) -> Any:
         memory: the same bytes, mapped, uint8.
     """
     with _guarded(where):
-        ours = zipfile.is_zipfile(stream) and _look(zipfile.ZipFile(stream))
-        stream.seek(0)
-        outline = _outline(stream) if ours else None
-        if outline is None:
-            stream.seek(0)
-            return torch.load(stream, map_location="cpu", weights_only=True)
-        return _filled(outline, memory)
-
-
-def _look(file: zipfile.ZipFile) -> bool:
-    """Whether the numbers in a torch file are this machine's own, so that they can be mapped.
-
-    Raises:
-        UnpicklingError: for compressed entries, which torch never writes, and which could unpack to anything.
-    """
-    with file:
-        for entry in file.infolist():
-            if entry.compress_type != zipfile.ZIP_STORED:
-                raise pickle.UnpicklingError(f"{entry.filename} in it is compressed")
-            if entry.filename.endswith(".pkl") and entry.file_size > _MOST_PICKLE:
-                raise pickle.UnpicklingError(f"{entry.filename} in it has {entry.file_size:,} bytes")
-        orders = [file.read(entry) for entry in file.infolist() if entry.filename.endswith("/byteorder")]
-    return orders in ([], [sys.byteorder.encode()])
+        return _load(stream, memory)
 
 
 def load_index(where: str, data: bytes) -> Any:
@@ -80,115 +57,216 @@ def load_index(where: str, data: bytes) -> Any:
         ModelError: when it asks for anything but those records.
     """
     with _guarded(where):
-        return _Index(io.BytesIO(data)).load()
+        return _Index(io.BytesIO(data), _MOST_INDEX).load()
 
 
-class Record:
-    """One of the records in such an index: its fields are attributes."""
+def _load(stream: BinaryIO, memory: Tensor) -> Any:
+    def read(pickled: BinaryIO) -> tuple[Any, Mapping[str, torch.dtype]]:
+        unpickler = _Weights(pickled, _MOST_PICKLE)
+        return unpickler.load(), unpickler.storages
 
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, dict):
-            self.__dict__.update({str(key): value for key, value in state.items()})
+    file = opened(stream, memory, read)
+    _fill(file)
+    return file.content
 
 
-_RECORDS = {
-    "torch.distributed.checkpoint.metadata": {
-        *("Metadata", "MetadataIndex", "TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata"),
-        *("TensorProperties", "StorageMeta"),
-    },
-    "torch.distributed.checkpoint.filesystem": {"_StorageInfo", "_StoragePrefix"},
-    "torch.distributed._shard.sharded_tensor.metadata": {"TensorProperties"},  # where it was before torch 2.4
+def _fill(file: TorchFile) -> None:
+    """Put tensors in the place of their outlines, wherever containers lie in containers; nothing is copied."""
+    if isinstance(file.content, Outline):
+        file.content = file.tensor(file.content)
+    waiting = [file.content] if isinstance(file.content, dict | list) else []
+    seen = {id(file.content)}
+    while waiting:
+        content = waiting.pop()
+        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+            if isinstance(value, Outline):
+                content[key] = file.tensor(value)
+            elif isinstance(value, dict | list) and id(value) not in seen:
+                seen.add(id(value))
+                waiting.append(value)
+
+
+# --------------------------------------------------------------------------------------------------- what is allowed
+
+
+class Bag:
+    """A record of fields: ``argparse.Namespace`` in fair-esm's files."""
+
+
+class Record(Bag):
+    """One of the records in the index of a distributed checkpoint."""
+
+
+class _Dictionary(dict[Any, Any]):
+    """``collections.OrderedDict``; what beside its items was kept with it (``_metadata``) is not."""
+
+
+def _dictionary(*items: Any) -> _Dictionary:
+    if items:
+        raise pickle.UnpicklingError("an OrderedDict that is made of something")
+    return _Dictionary()
+
+
+def _few(values: Any = (), *_: Any) -> Any:
+    """A shape, as it was given."""
+    return values
+
+
+def _nothing(*_: Any) -> None:
+    """What a type, a device, a layout or a path becomes: the tensors themselves say all that is wanted."""
+
+
+def _parameter(tensor: Any, *_: Any) -> Any:
+    return tensor
+
+
+_TYPES = {
+    *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
+    *("int8", "int16", "int32", "int64", "uint8", "bool"),
 }
-_PATHS = {"PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"}
-_HARMLESS = {
-    "torch": {
-        *("float16", "bfloat16", "float32", "float64"),
-        *("int8", "int16", "int32", "int64", "uint8", "bool"),
+_PATHS = ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
+_EITHER: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): _dictionary,
+    ("torch", "Size"): _few,
+    **{("torch", name): _nothing for name in _TYPES},
+    ("torch", "device"): _nothing,
+    ("torch.serialization", "_get_layout"): _nothing,
+}
+_IN_WEIGHTS: dict[tuple[str, str], Any] = {
+    **_EITHER,
+    **{("torch", name): dtype for name, dtype in STORAGES.items()},
+    ("torch.storage", "UntypedStorage"): torch.uint8,
+    ("argparse", "Namespace"): Bag,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    **{(module, name): _nothing for module in ("builtins", "__builtin__") for name in ("set", "bytearray", "complex")},
+    ("_codecs", "encode"): _nothing,
+}
+_METADATA = "torch.distributed.checkpoint.metadata"
+_IN_INDEX: dict[tuple[str, str], Any] = {
+    **_EITHER,
+    **{
+        (_METADATA, name): Record
+        for name in (
+            *("Metadata", "MetadataIndex", "TensorStorageMetadata", "BytesStorageMetadata"),
+            *("ChunkStorageMetadata", "TensorProperties", "StorageMeta"),
+        )
     },
-    "torch.serialization": {"_get_layout"},
-    "torch.distributed.checkpoint.metadata": {"_MEM_FORMAT_ENCODING"},
-    "torch.distributed._shard.sharded_tensor.metadata": {"MEM_FORMAT_ENCODING"},
-    "pathlib": _PATHS,
-    "pathlib._local": _PATHS,
+    **{("torch.distributed.checkpoint.filesystem", name): Record for name in ("_StorageInfo", "_StoragePrefix")},
+    ("torch.distributed._shard.sharded_tensor.metadata", "TensorProperties"): Record,  # where it was before torch 2.4
+    (_METADATA, "_MEM_FORMAT_ENCODING"): _nothing,
+    ("torch.distributed._shard.sharded_tensor.metadata", "MEM_FORMAT_ENCODING"): _nothing,
+    **{(module, name): _nothing for module in ("pathlib", "pathlib._local") for name in _PATHS},
+    **{(module, name): _few for module in ("builtins", "__builtin__") for name in ("list", "tuple")},
 }
 
 
-class _Index(pickle._Unpickler):
-    """Knows the names that an index may hold, and gives each something harmless.
+# ------------------------------------------------------------------------------------------------------ the unpicklers
+
+
+class _Stream:
+    """So many bytes of a stream and no more: Python's unpickler would read a line of any length."""
+
+    def __init__(self, stream: BinaryIO, most: int) -> None:
+        self._stream, self._left = stream, most
+
+    def read(self, size: int = -1) -> bytes:
+        return self._counted(self._stream.read(size if 0 <= size <= self._left else self._left + 1))
+
+    def readline(self) -> bytes:
+        return self._counted(self._stream.readline(self._left + 1))
+
+    def _counted(self, data: bytes) -> bytes:
+        self._left -= len(data)
+        if self._left < 0:
+            raise pickle.UnpicklingError("its names and settings are far too large for a model's")
+        return data
+
+
+def _build(unpickler: Any) -> None:
+    """Fields of our own bags, shared and not copied; no other object of ours is touched."""
+    state, instance = unpickler.stack.pop(), unpickler.stack[-1]
+    if isinstance(instance, Bag):
+        if isinstance(state, dict):  # a tensor's properties are a tuple; its own storage says them
+            instance.__dict__ = state
+    elif not isinstance(instance, _Dictionary):
+        raise pickle.UnpicklingError(f"fields for a {type(instance).__name__}")
+
+
+_MAKES_ROOM = (pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.EXT1, pickle.EXT2, pickle.EXT4)
+"""Of any size, before it looks whether so much is there; and what Python has registered under a number."""
+
+
+class _Unpickler(pickle._Unpickler):
+    """Knows the names that a file may hold, and gives each something harmless.
 
     Python's own unpickler, for the one in C makes room for as many objects as a file says that it has.
     """
 
+    dispatch = {key: value for key, value in pickle._Unpickler.dispatch.items() if bytes([key]) not in _MAKES_ROOM} | {
+        pickle.BUILD[0]: _build
+    }
+    names: Mapping[tuple[str, str], Any] = {}
+
+    def __init__(self, stream: BinaryIO, most: int) -> None:
+        super().__init__(_Stream(stream, most))
+
     def find_class(self, module: str, name: str) -> Any:
-        if name in _RECORDS.get(module, ()):
-            return Record
-        if name in _HARMLESS.get(module, ()):
-            return _named
-        if (module, name) in (("torch", "Size"), ("builtins", "list"), ("builtins", "tuple")):
-            return tuple
-        if (module, name) == ("collections", "OrderedDict"):
-            return dict
-        raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
+        if (module, name) not in self.names:
+            raise pickle.UnpicklingError(f"GLOBAL {module[:100]}.{name[:100]}")
+        return self.names[module, name]
 
 
-def _named(*_: Any) -> None:
-    """What a type, a layout or a path becomes: the tensors themselves say all that is wanted."""
+class _Index(_Unpickler):
+    names = _IN_INDEX
 
 
-def _outline(stream: BinaryIO) -> Any:
-    """All but the values, which are where each tensor's storage says; None where this torch cannot tell."""
-    try:
-        from torch._subclasses.fake_tensor import FakeTensorMode
-    except ImportError:  # a private place, though torch's documentation names it for this
-        return None
-    with FakeTensorMode():
-        return torch.load(stream, map_location="cpu", weights_only=True)
+class _Weights(_Unpickler):
+    """Tensors become outlines of themselves: where their numbers lie."""
 
+    names = _IN_WEIGHTS
 
-def _filled(outline: Any, memory: Tensor) -> Any:
-    """A tensor, or a dictionary with tensors, that was loaded without its values: with values that are mapped."""
-    if isinstance(outline, Tensor):
-        return _mapped(outline, memory, {})
-    if isinstance(outline, Mapping):
-        copies: dict[int, torch.UntypedStorage] = {}
-        return {
-            key: _mapped(value, memory, copies) if isinstance(value, Tensor) else value
-            for key, value in outline.items()
-        }
-    return outline
+    def __init__(self, stream: BinaryIO, most: int) -> None:
+        super().__init__(stream, most)
+        self._tensors = 0
+        self.storages: dict[str, torch.dtype] = {}
 
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return self._tensor
+        return super().find_class(module, name)
 
-def _mapped(outline: Tensor, memory: Tensor, copies: dict[int, torch.UntypedStorage]) -> Tensor:
-    storage = outline.untyped_storage()
-    start, size = storage._checkpoint_offset, storage.nbytes()
-    if start is None or start + size > len(memory):
-        raise EOFError("a tensor lies beyond the end")
-    first = memory.storage_offset() + start
-    values = copies.get(start) or memory.untyped_storage()[first : first + size]
-    if values.data_ptr() % outline.element_size():
-        values = copies[start] = values.clone()
-    return torch.empty(0, dtype=outline.dtype).set_(values, outline.storage_offset(), outline.shape, outline.stride())
+    def persistent_load(self, pid: Any) -> Any:
+        kind, dtype, key, _, _, *view = pid
+        if kind != "storage" or not isinstance(dtype, torch.dtype) or any(view):
+            raise pickle.UnpicklingError("a storage of numbers that is none")
+        self.storages[str(key)] = dtype
+        return dtype, str(key)
+
+    def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Outline:
+        dtype, key = storage
+        self._tensors += 1
+        sizes, strides = (tuple(numbers) if len(numbers) <= _MOST_AXES else () for numbers in (size, stride))
+        wrong = [number for number in (offset, *sizes, *strides) if type(number) is not int or number < 0]
+        if wrong or len(sizes) != len(size) or len(strides) != len(sizes) or self._tensors > _MOST_TENSORS:
+            raise pickle.UnpicklingError("a tensor of no possible shape, or far too many of them")
+        return Outline(dtype, key, offset, sizes, strides)
 
 
 @contextmanager
 def _guarded(where: str) -> Iterator[None]:
-    """torch's restricted reader, and its complaints in words."""
+    """Complaints in words."""
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's advice is for programmers
-            yield
+        yield
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         if asked:
             raise ModelError(
                 f"{where}: refused: the file asks Python for {asked[1]}; a checkpoint needs only tensors and settings"
             ) from error
-        raise ModelError(f"{where}: not a torch checkpoint, or damaged ({_first_line(error)})") from error
+        raise ModelError(f"{where}: not a torch checkpoint, or damaged ({first_line(error)})") from error
     except (FileNotFoundError, PermissionError) as error:
         raise ModelError(f"{where}: cannot be read ({error.strerror})") from error
     except Exception as error:  # damage surfaces as nearly anything
-        raise ModelError(f"{where}: cut short or damaged ({_first_line(error)}); get the file again") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]
+        if is_allocation_failure(error):
+            raise ModelError(f"{where}: there is not enough memory to read it") from error
+        raise ModelError(f"{where}: cut short or damaged ({first_line(error)}); get the file again") from error

@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from aminoglot.checkpoints import folder as folders
-from aminoglot.checkpoints.checkpoint import LOST, Checkpoint, checked, notes_of, same, shape
-from aminoglot.checkpoints.fused import QKV, unfused, unpadded
+from aminoglot.checkpoints.checkpoint import LOST, Checkpoint, checked, notes_of, shape
+from aminoglot.checkpoints.fused import QKV, Tied, unfused, unpadded
 from aminoglot.checkpoints.keys import KeyMap
 from aminoglot.errors import ModelError
 from aminoglot.models.esm2 import NORM_EPSILON, ESM2Config
@@ -46,7 +46,7 @@ def read(folder: Path, name: str) -> Checkpoint:
     config = _config(folder)
     tensors: dict[str, Tensor] = {}
     strangers: list[str] = []
-    tied: Tensor | None = None
+    tied = Tied(str(folder))
     for key, tensor in folders.tensors(folder).items():
         if any(word in key for word in _IGNORED):
             continue
@@ -58,11 +58,11 @@ def read(folder: Path, name: str) -> Checkpoint:
             parts = unfused(f"{folder}: {key}", tensor, 3, config.head_size)
             tensors.update({ours.replace("query", one): part for one, part in zip(QKV, parts, strict=True)})
         elif ours == "lm_head.weight":
-            tied = unpadded(tensor, _VOCABULARY)
+            tied.add(key, "embedding.weight", tensor)
         else:
-            tensors[ours] = unpadded(tensor, _VOCABULARY) if ours in ("embedding.weight", "lm_head.bias") else tensor
-    if tied is not None and "embedding.weight" in tensors and not same(tied, tensors["embedding.weight"]):
-        raise ModelError(f"{folder}: lm_head.decoder.weight differs from the embedding: in ESM-2 they are one matrix")
+            short = ours in ("embedding.weight", "lm_head.bias")
+            tensors[ours] = unpadded(f"{folder}: {key}", tensor, _VOCABULARY) if short else tensor
+    tied.compare(tensors)
     notes = notes_of(config, tensors, strangers, LOST)
     return Checkpoint(name, "transformer-engine", config, checked(str(folder), config, tensors), notes)
 

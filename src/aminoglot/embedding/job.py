@@ -288,7 +288,8 @@ class _Job:
                 run(plan, manifest, task, done)
         except KeyboardInterrupt:
             kept = plan.shards - len(left(plan, manifest))
-            self.report.say(f"{kept:,} of {plural(plan.shards, 'shard')} are done and kept in {self.folder.path}")
+            whole = f"{kept:,} of {plural(plan.shards, 'shard')} done and kept" if kept else "no shard was whole yet"
+            self.report.say(f"{whole} in {self.folder.path}")
             raise
         seconds = time.monotonic() - started
         account = audit(plan, manifest)

@@ -27,12 +27,12 @@ class Report(Screen):
         lengths = plan.lengths[plan.status == Status.WRITTEN]
         long = int((lengths > task.request.limit).sum())
         hardware = task.model.hardware
-        by = " by OpenVINO" if hardware.backend == "openvino" else ""
+        by = {"openvino": "OpenVINO", "torch": "torch"}[hardware.backend]
         verb = {"truncate": "truncated to", "window": "windowed at", "full": "embedded whole, over"}
         over = f"; {plural(long, 'protein')} {verb[task.request.long]} {task.request.limit:,} residues" if long else ""
         self.say(
             f"{plural(len(lengths), 'protein')}, {plural(int(lengths.sum()), 'residue')}{over}; {task.model.name} in "
-            f"{hardware.precision} on {hardware.device}{by} ({hardware.reason}); about {size(need)} on disk"
+            f"{hardware.precision} on {hardware.device} ({hardware.reason}) by {by}; about {size(need)} on disk"
         )
         if hardware.advice:
             self.note(hardware.advice)

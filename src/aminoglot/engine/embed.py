@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aminoglot.engine.forward import Forward, is_allocation_failure
+from aminoglot.engine.forward import Forward
 from aminoglot.engine.pieces import Piece, pieces
+from aminoglot.errors import is_allocation_failure
 from aminoglot.packing import Packed
 from aminoglot.settings import Pool, Request
 

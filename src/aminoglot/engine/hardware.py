@@ -79,7 +79,7 @@ def choose(device: str = "auto", precision: PrecisionChoice = "auto", backend: B
     if precision == "auto":
         precision = offered[0]
     elif precision not in offered:
-        raise InputError(f"precision {precision} is not for {where}: {why}; choose {' or '.join(offered)}")
+        raise InputError(f"precision {precision} is not for {where}, where there is {' and '.join(offered)}")
     else:
         why = "as asked"
     engine = _backend(where, backend, native=precision in ("fp32", offered[0]))

@@ -161,9 +161,19 @@ class Model:
         forward = Forward(self.alphabet, self.hardware, budget, budget if full_batches else LEAST_TOKENS)
         shape = (len(request.layers), self.config.hidden)
         self._ready(request.layers)
-        return embed(
+        found = embed(
             forward, texts, request, shape, lambda batch: self._encoder.representations(batch, request.layers), done
         )
+        if NOT_FINITE in found.failed.values() and self._not_finite:
+            why = f"{NOT_FINITE}, for {self._not_finite} in {self.name} is not"
+            found.failed.update({owner: why for owner, said in found.failed.items() if said == NOT_FINITE})
+        return found
+
+    @cached_property
+    def _not_finite(self) -> str | None:
+        """The first of the weights that has values which are no numbers."""
+        weights = self._network.state_dict().items()
+        return next((name for name, tensor in weights if not tensor.isfinite().all()), None)
 
     @overload
     def embed(
@@ -345,7 +355,7 @@ class Model:
         self,
         sequences: Iterable[str],
         *,
-        most: int = 256,
+        most: int | None = None,
         top_p: float | None = None,
         temperature: float = 1.0,
         seed: int = 0,
@@ -354,7 +364,7 @@ class Model:
 
         Args:
             sequences: what the encoder sees; the k-th ``<mask>`` of each becomes the sentinel ``<extra_id_k>``.
-            most: tokens a protein; writing stops at the model's own end, or there.
+            most: tokens a protein, 256 unless told; writing stops at the model's own end, or there.
             top_p: draw from the fewest tokens that together have this probability; None takes the likeliest.
             temperature: logits are divided by it before drawing.
             seed: the same seed, model and sequence give the same tokens (but for rounding, in half precision), whatever

@@ -24,9 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aminoglot.engine.forward import is_allocation_failure
 from aminoglot.engine.hardware import Hardware
-from aminoglot.errors import InputError, ModelError
+from aminoglot.errors import InputError, ModelError, is_allocation_failure
 from aminoglot.models.esm2 import ESM2, NORM_EPSILON, Block, Rotary
 from aminoglot.models.family import Network
 from aminoglot.models.linear import Precision

@@ -14,7 +14,7 @@ from aminoglot.checkpoints import Checkpoint, registry
 from aminoglot.engine.hardware import choose, exact
 from aminoglot.engine.model import Model
 from aminoglot.engine.writing import PROBES, SENTINEL_NOTES
-from aminoglot.errors import AminoglotError
+from aminoglot.errors import AminoglotError, InputError, ModelError
 from aminoglot.models.esm2 import ESM2
 from aminoglot.models.esm2 import SIZES as ESM2_SIZES
 from aminoglot.models.family import SIZES, family_of
@@ -62,14 +62,24 @@ def verify(checkpoint: Checkpoint, device: str = "auto") -> Iterator[Check]:
     if not weights.passed:
         return
     model = Model(checkpoint, choose(device, "fp32", "torch"))
-    together = model.embed(PROTEINS)
-    yield Check("outputs are finite", bool(np.isfinite(together).all()), f"{len(PROTEINS)} real proteins embedded")
+    try:
+        together = model.embed(PROTEINS)
+    except ModelError as error:
+        yield Check("outputs are finite", False, str(error))
+        return
+    yield Check("outputs are finite", True, f"{len(PROTEINS)} real proteins embedded")
     yield _alone(model, together)
     yield from _slices(model)
     yield from _sentinels(model, checkpoint)
+    hardware = model.hardware
     del model
-    narrow = Model(checkpoint, replace(choose(device, "fp32", "torch"), precision="bf16"))
-    yield _narrow(narrow.embed(PROTEINS), together)
+    if hardware.device.type != "cpu":  # torch computes bf16 on every CPU, fast or not
+        try:
+            choose(device, "bf16", "torch")
+        except InputError as error:
+            yield Check("bf16 is near fp32", None, str(error))
+            return
+    yield _narrow(Model(checkpoint, replace(hardware, precision="bf16")).embed(PROTEINS), together)
 
 
 def _parameters(checkpoint: Checkpoint) -> Check:
@@ -92,7 +102,7 @@ def _weights(checkpoint: Checkpoint) -> Check:
     bad = [key for key, tensor in checkpoint.tensors.items() if not tensor.isfinite().all()]
     dull = [key for key, tensor in checkpoint.tensors.items() if tensor.ndim == 2 and not tensor.any()]
     said = f"not finite: {', '.join(bad[:5])}" if bad else f"all zero: {', '.join(dull[:5])}" if dull else "all of them"
-    return Check("weights are finite", not bad and not dull, said)
+    return Check("weights are numbers", not bad and not dull, said)
 
 
 def _alone(model: Model, together: Array) -> Check:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aminoglot.checkpoints import Checkpoint
+from aminoglot.checkpoints.checkpoint import missing
 from aminoglot.engine.embed import NOT_FINITE
 from aminoglot.engine.forward import Forward
 from aminoglot.engine.hardware import Hardware
@@ -29,6 +30,7 @@ from aminoglot.packing import Packed
 from aminoglot.tokens import MASK, PROTT5NV_ALPHABET
 
 Array = NDArray[np.float32]
+_MOST_WRITTEN = 256
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 """Columns of all distributions."""
 Sentinels = Literal["proper", "collapsed", "unknown"]
@@ -118,9 +120,10 @@ class Writer:
         return rows
 
     def generate(
-        self, texts: Sequence[bytes], most: int, top_p: float | None, temperature: float, seed: int
+        self, texts: Sequence[bytes], most: int | None, top_p: float | None, temperature: float, seed: int
     ) -> list[str]:
         """What the decoder writes of its own choice, without its end."""
+        most = min(_MOST_WRITTEN, self._places - 1) if most is None else most
         if not 1 <= most < self._places:
             raise InputError(f"most={most}: the decoder writes 1 to {self._places - 1} tokens")
         choosers = _choosers(texts, top_p, temperature, seed)
@@ -198,10 +201,9 @@ class Writer:
         longest = self._network.config.longest
         if len(text) > longest:
             raise InputError(f"sequence {number}: {len(text):,} residues; ProtT5nv's decoder takes {longest} at most")
-        if text.count(MASK) > MOST_MASKS:
-            raise InputError(
-                f"sequence {number}: {text.count(MASK)} masks; ProtT5nv was trained on {MOST_MASKS} at most"
-            )
+        most = min(MOST_MASKS, self._places // 2)  # a sentinel and a residue each
+        if text.count(MASK) > most:
+            raise InputError(f"sequence {number}: {text.count(MASK)} masks; this model was trained on {most} at most")
 
     @property
     def _places(self) -> int:
@@ -222,7 +224,7 @@ class Writer:
 
         NeMo from 1.13 on gave every sentinel the id of ``<unk>``; ProtT5nv is older, but may have been trained again.
         """
-        texts = [text[:40] + MASK + text[41:] for text in PROBES]
+        texts = [(text[:40] + MASK + text[41:])[: self._network.config.longest] for text in PROBES]
         run = self._run(texts, 1, lambda owners, source: self._forced(source, [[START]] * len(owners)), "proper")
         first = {token for _, logits_BV in run for token in logits_BV.argmax(-1).tolist()}
         if first == {FIRST_SENTINEL}:
@@ -244,7 +246,7 @@ def opened(
         ModelError: when the checkpoint has none.
     """
     if not checkpoint.has("decoder"):
-        raise ModelError(f"{name}: this checkpoint came without its decoder")
+        raise ModelError(f"{name}: {missing('decoder', checkpoint.notes)}")
     decoder = cast(Decoder, checkpoint.part("decoder"))
     prepare(decoder, "fp32" if hardware.backend == "openvino" else hardware.precision)
     network.decoder = decoder.to(hardware.device)

@@ -201,10 +201,14 @@ def _files(folder: JobFolder) -> tuple[Path, ...]:
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
     """What differs between two provenances, in words; ``keys`` are those that decide."""
     return [
-        f"{key}: {before.get(key, 'none')} before, {now.get(key, 'none')} now"
+        f"{key}: {_said(before.get(key))} before, {_said(now.get(key))} now"
         for key in sorted(keys)
         if before.get(key) != now.get(key)
     ]
+
+
+def _said(value: Any) -> str:
+    return "none" if value is None else str(value)
 
 
 def cut_shards(lengths: NDArray[np.int64], task: Task) -> NDArray[np.int64]:

@@ -17,7 +17,9 @@ _HINTS = {
     **dict.fromkeys("-.~", "a gap: this looks like an alignment; remove its gaps first"),
     **dict.fromkeys("0123456789", "a digit: this looks like a numbered listing, not plain FASTA"),
     **dict.fromkeys(" \t", "a space inside the sequence: join the blocks first"),
-    **dict.fromkeys("<>[](){}", "no residue; <mask>, in small letters, is for model.logits and model.infill only"),
+    **dict.fromkeys(
+        "<>[](){}", "no residue; <mask>, in small letters, is for model.logits, infill, generate and forced_logits only"
+    ),
     "?": "no residue; write X for an unknown one",
     "_": "no residue; write X for an unknown one",
 }
