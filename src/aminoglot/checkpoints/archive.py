@@ -136,9 +136,8 @@ def mapped(file: BinaryIO) -> Tensor:
     return torch.from_numpy(values)
 
 
-def forget(tensor: Tensor) -> None:
-    """Let the system have back what was read of a mapped file for a tensor that was copied; it may be read again."""
-    storage = tensor.untyped_storage()
+def forget(storage: torch.UntypedStorage) -> None:
+    """Let the system have back what was read of a mapped file for numbers that were copied; they may be read again."""
     for start, memory in list(_MAPS.items()):
         first, last = storage.data_ptr() - start, storage.data_ptr() - start + storage.nbytes()
         first, last = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE, last // mmap.PAGESIZE * mmap.PAGESIZE
@@ -175,7 +174,7 @@ def opened(path: Path) -> Iterator[Files]:
     except Exception as error:  # damage surfaces as nearly anything
         if is_allocation_failure(error):
             raise ModelError(f"{path}: there is not enough memory to read it") from error
-        raise ModelError(f"{path}: damaged, or not what NeMo saves ({repr(error)[:200]})") from error
+        raise ModelError(f"{path}: damaged, or not what NeMo saves ({type(error).__name__})") from error
 
 
 def is_archive(path: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -134,10 +133,10 @@ def _contact_shaped(tensors: Mapping[str, Tensor], config: Config) -> dict[str, 
     """Other formats keep the contact head as a matrix of one row; we have a row a layer."""
     found = dict(tensors)
     weight, bias = found.get("contact_head.weight"), found.get("contact_head.bias")
-    if weight is not None and weight.numel() == config.layers * config.heads:
-        found["contact_head.weight"] = weight.view(config.layers, config.heads)
-    if bias is not None and bias.numel() == 1:
-        found["contact_head.bias"] = bias.view(())
+    if weight is not None and weight.shape == (1, config.layers * config.heads):
+        found["contact_head.weight"] = weight.reshape(config.layers, config.heads)
+    if bias is not None and bias.shape == (1,):
+        found["contact_head.bias"] = bias.reshape(())
     return found
 
 
@@ -175,7 +174,16 @@ def mind(where: Path, **numbers: Any) -> None:
     """
     for name, value in numbers.items():
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST[name]:
-            raise ModelError(f"{where}: it gives {reprlib.repr(value)} as its {name} (1 to {_MOST[name]:,} can be)")
+            raise ModelError(f"{where}: it gives {shown(value)} as its {name} (1 to {_MOST[name]:,} can be)")
+
+
+def shown(value: Any) -> str:
+    """A value of a file in a message: text and numbers as they are, of anything else only what it is."""
+    if isinstance(value, str):
+        return repr(value[:40])
+    if isinstance(value, bool | float | None) or (isinstance(value, int) and abs(value) < 1 << 64):
+        return repr(value)
+    return f"a {type(value).__name__}"
 
 
 def same(one: Tensor, other: Tensor) -> bool:

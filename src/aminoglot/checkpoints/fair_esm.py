@@ -81,7 +81,8 @@ def _config(data: Any, path: Path) -> ESM2Config:
     if not isinstance(data, dict) or "model" not in data:
         raise ModelError(f"{path}: not a fair-esm checkpoint (no 'model' inside)")
     if "cfg" not in data:
-        elder = _ELDERS.get(getattr(data.get("args"), "arch", ""), "an older model")
+        named = getattr(data.get("args"), "arch", None)
+        elder = _ELDERS.get(named if isinstance(named, str) else "", "an older model")
         raise ModelError(f"{path}: this is {elder}, not an ESM-2, and aminoglot does not run it")
     settings = data["cfg"].get("model") if isinstance(data["cfg"], dict) else None
     try:

@@ -98,9 +98,12 @@ def _parts(index: Path) -> list[str]:
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:
-    with file.open("rb") as stream:
-        if stream.read(len(_LFS)) == _LFS:
-            raise ModelError(f"{file}: a git-lfs placeholder, not the weights; run `git lfs pull` in that folder")
+    try:
+        with file.open("rb") as stream:
+            if stream.read(len(_LFS)) == _LFS:
+                raise ModelError(f"{file}: a git-lfs placeholder, not the weights; run `git lfs pull` in that folder")
+    except OSError as error:
+        raise ModelError(f"{file}: cannot be read ({error.strerror or error})") from error
     if file.suffix != ".safetensors":
         return only_tensors(file, safe_pickle.load(file))
     from safetensors import SafetensorError, safe_open

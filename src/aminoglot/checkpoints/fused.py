@@ -83,7 +83,7 @@ class Tied:
             ModelError: naming the first that differs.
         """
         for key, ours, tensor in self._found:
-            if ours not in tensors:
+            if ours not in tensors or tensors[ours].ndim != 2:  # the latter is refused when all are looked at
                 continue
             rows = (
                 unpadded(f"{self._where}: {key}", tensor, len(tensors[ours])) if ours == "embedding.weight" else tensor

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import re
-import reprlib
 import tarfile
 import tempfile
 from collections import OrderedDict
@@ -30,6 +29,7 @@ from aminoglot.checkpoints.checkpoint import (
     prott5nv_shape,
     same,
     shape,
+    shown,
 )
 from aminoglot.checkpoints.fused import QKV, Tied, fused, padded, unfused, unpadded
 from aminoglot.checkpoints.keys import KeyMap
@@ -210,8 +210,8 @@ def _config(path: Path, settings: Mapping[str, Any], pieces: Mapping[Any, Mappin
         found = _value(settings, key, value)
         if isinstance(found, str) and found.startswith("${"):  # computed from others when NeMo reads it
             continue
-        if found != value and not (key == "layernorm_epsilon" and str(found) == "1e-5"):  # text, to YAML
-            raise ModelError(f"{path}: {_impostor(key, reprlib.repr(found), esm2)}")
+        if found != value and not (key == "layernorm_epsilon" and found == "1e-5"):  # text, to YAML
+            raise ModelError(f"{path}: {_impostor(key, shown(found), esm2)}")
     if any(_POSITIONS in piece for piece in pieces.values()):
         raise ModelError(f"{path}: {_impostor('position_embedding_type', 'learned', True)}")
     layers, heads = _value(settings, "num_layers"), _value(settings, "num_attention_heads")
@@ -311,7 +311,7 @@ def _ours(
     if len(names) > 1:
         split = [unfused(f"{path}: {key}", part, len(names), config.head_size, legacy) for part in parts]
         for part in parts:
-            archive.forget(part)
+            archive.forget(part.untyped_storage())
         for name, tensors in zip(names, zip(*split, strict=True), strict=True):
             yield name, tensors[0] if len(tensors) == 1 else torch.cat(tensors)
         return

@@ -47,7 +47,7 @@ _IGNORED = ("_extra_state", "optimizer", "inv_freq")
 _TIED = "output_layer.weight"
 _LEARNED = "embedding.position_embeddings.weight"
 _SPECIAL = (_TIED, _LEARNED)
-_MOST_PIECES = 4096
+_MOST_PIECES, _MOST_AXES = 4096, 8
 _VOCABULARY = len(ESM2_ALPHABET.tokens)
 
 
@@ -94,9 +94,10 @@ def _tensors(path: Path, opened: archive.Files, index: str, strangers: list[str]
     folder = index[: -len(_INDEX)]
     try:
         places = {
-            (key.fqn, tuple(getattr(key, "offset", None) or ())): place for key, place in metadata.storage_data.items()
+            (key.fqn, _numbers(getattr(key, "offset", None) or ())): place
+            for key, place in metadata.storage_data.items()
         }
-        described = [(key, one) for key, one in metadata.state_dict_metadata.items() if hasattr(one, "chunks")]
+        described = [(_text(key), one) for key, one in metadata.state_dict_metadata.items() if hasattr(one, "chunks")]
         left = dict[str, int]()
         for key, one in described:
             plain = key.removeprefix("module.")
@@ -105,22 +106,37 @@ def _tensors(path: Path, opened: archive.Files, index: str, strangers: list[str]
             if plain not in _SPECIAL and _ours(plain) is None:
                 strangers.append(key)
                 continue
-            chunks = [(tuple(chunk.offsets), tuple(chunk.sizes)) for chunk in one.chunks]
+            if len(one.chunks) > _MOST_PIECES:
+                raise ModelError(f"{where}: {key}: {len(one.chunks):,} pieces, far too many")
+            chunks = [(_numbers(chunk.offsets), _numbers(chunk.sizes)) for chunk in one.chunks]
             for offsets, _ in chunks:
-                name = folder + str(places[key, offsets].relative_path)
+                name = folder + _text(places[key, offsets].relative_path)
                 left[name] = left.get(name, opened.size(name)) - int(places[key, offsets].length)
-                if len(chunks) > _MOST_PIECES or left[name] < 0:  # before any is read
+                if left[name] < 0:  # before any is read
                     raise ModelError(f"{where}: {key}: its pieces do not fit into {name}; is it cut short?")
             pieces = [
                 (offsets, _piece(path, opened, folder, key, places[key, offsets], sizes)) for offsets, sizes in chunks
             ]
-            yield plain, _whole(where, key, tuple(one.size), pieces)
+            yield plain, _whole(where, key, _numbers(one.size), pieces)
     except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise ModelError(f"{where}: not the index of a checkpoint, or damaged ({error!r})") from error
+        raise ModelError(f"{where}: not the index of a checkpoint, or damaged ({type(error).__name__})") from error
+
+
+def _numbers(values: Any) -> tuple[int, ...]:
+    """A shape or a place of a pickle, which may be anything."""
+    if not isinstance(values, tuple | list) or len(values) > _MOST_AXES or any(type(v) is not int for v in values):
+        raise TypeError("no shape")
+    return tuple(values)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("no text")
+    return value
 
 
 def _piece(path: Path, opened: archive.Files, folder: str, key: str, place: Any, size: tuple[int, ...]) -> Tensor:
-    name = folder + str(place.relative_path)
+    name = folder + _text(place.relative_path)
     stream, memory = opened.part(name, int(place.offset), int(place.length))
     found = safe_pickle.load_part(f"{path}: {name}: {key}", stream, memory)
     if not isinstance(found, Tensor) or tuple(found.shape) != size or not found.is_contiguous():
@@ -205,18 +221,18 @@ def _ours(key: str) -> str | None:
     return _KEYS.ours(_JOINED.sub(r".layer_norm.\1", numbered))
 
 
-def _canonical(path: Path, config: ESM2Config, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our names for their tensors."""
+def _canonical(path: Path, config: ESM2Config, theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our names for their tensors, which are taken out: what was copied is not held twice."""
     tensors: dict[str, Tensor] = {}
-    for stored, values in theirs.items():
-        for key, tensor in _layers(stored, values, config.layers):
+    for stored in list(theirs):
+        for key, tensor in _layers(stored, theirs.pop(stored), config.layers):
             ours = _ours(key)
             if ours is None:
                 continue  # a table of positions, which was refused
             if ".attention.query." in ours:
                 parts = unfused(f"{path}: {key}", tensor, 3, config.head_size)
                 tensors.update({ours.replace("query", one): part for one, part in zip(QKV, parts, strict=True)})
-                archive.forget(tensor)
+                archive.forget(tensor.untyped_storage())
             else:
                 short = ours in ("embedding.weight", "lm_head.bias")
                 tensors[ours] = unpadded(f"{path}: {key}", tensor, _VOCABULARY) if short else tensor

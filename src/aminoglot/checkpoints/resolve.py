@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Literal
@@ -25,7 +27,7 @@ from aminoglot.checkpoints import (
 from aminoglot.checkpoints import folder as folders
 from aminoglot.checkpoints.checkpoint import Checkpoint
 from aminoglot.checkpoints.untrained import untrained
-from aminoglot.errors import ModelError, OutputError, first_line, reason
+from aminoglot.errors import AminoglotError, ModelError, OutputError, first_line, is_allocation_failure, reason
 from aminoglot.models.family import SIZES
 from aminoglot.models.prott5nv import ProtT5nvConfig
 
@@ -66,7 +68,8 @@ def resolve(model: str | PathLike[str]) -> Checkpoint:
         return _known(known)
     path = _existing(model)
     if path is not None:
-        return _path(path, model)
+        with _readable(model):
+            return _path(path, model)
     if _REPOSITORY.fullmatch(model) and not model.endswith(_ENDINGS):
         repository, _, revision = model.partition("@")
         folder = hub.cached(repository, revision or None) or hub.download(repository, revision or None)
@@ -74,6 +77,21 @@ def resolve(model: str | PathLike[str]) -> Checkpoint:
     near = difflib.get_close_matches(model, registry.KNOWN, 1)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise ModelError(f"{model}: no such model or path.{hint}\nChoose from {choices()}")
+
+
+@contextmanager
+def _readable(model: str) -> Iterator[None]:
+    """What is wrong with a file may surface as nearly anything."""
+    try:
+        yield
+    except AminoglotError:
+        raise
+    except OSError as error:
+        raise ModelError(f"{model}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:
+        if is_allocation_failure(error):
+            raise ModelError(f"{model}: there is not enough memory to read it") from error
+        raise ModelError(f"{model}: damaged, or not what it seems ({type(error).__name__})") from error
 
 
 def _existing(model: str) -> Path | None:
@@ -108,7 +126,7 @@ def _path(path: Path, name: str) -> Checkpoint:
         if folders.is_folder(path.parent):
             return _folder(path.parent, name)
         raise ModelError(f"{path}: config.json must lie beside it; then name the folder")
-    if path.suffix in (".pt", ".pth"):
+    if path.suffix in (".pt", ".pth") and path.is_file():
         return fair_esm.read(path, name)
     if archive.is_archive(path):
         return _opened(path, name)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,9 +21,9 @@ from aminoglot.checkpoints import archive
 from aminoglot.checkpoints.torch_file import STORAGES, Outline, TorchFile, opened
 from aminoglot.errors import ModelError, first_line, is_allocation_failure
 
-_MOST_PICKLE = 4 << 20
+_MOST_PICKLE = 2 << 20
 """Bytes of what is not weights in a torch file: names, shapes and settings; ESM-2 15B has a tenth of a megabyte."""
-_MOST_INDEX = 16 << 20
+_MOST_INDEX = 8 << 20
 _MOST_TENSORS = 50_000
 _MOST_AXES = 8
 
@@ -107,17 +107,13 @@ def _dictionary(*items: Any) -> _Dictionary:
     return _Dictionary()
 
 
-def _few(values: Any = (), *_: Any) -> Any:
-    """A shape, as it was given."""
+def _as_given(values: Any = (), *_: Any) -> Any:
+    """A shape, or a tensor under another name."""
     return values
 
 
 def _nothing(*_: Any) -> None:
     """What a type, a device, a layout or a path becomes: the tensors themselves say all that is wanted."""
-
-
-def _parameter(tensor: Any, *_: Any) -> Any:
-    return tensor
 
 
 _TYPES = {
@@ -127,7 +123,7 @@ _TYPES = {
 _PATHS = ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
 _EITHER: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): _dictionary,
-    ("torch", "Size"): _few,
+    ("torch", "Size"): _as_given,
     **{("torch", name): _nothing for name in _TYPES},
     ("torch", "device"): _nothing,
     ("torch.serialization", "_get_layout"): _nothing,
@@ -137,7 +133,12 @@ _IN_WEIGHTS: dict[tuple[str, str], Any] = {
     **{("torch", name): dtype for name, dtype in STORAGES.items()},
     ("torch.storage", "UntypedStorage"): torch.uint8,
     ("argparse", "Namespace"): Bag,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch._utils", "_rebuild_parameter"): _as_given,
+    ("torch._utils", "_rebuild_parameter_with_state"): _as_given,  # Megatron's have attributes
+    ("torch", "Tensor"): _nothing,
+    ("torch.nn.parameter", "Parameter"): _nothing,
+    ("collections", "Counter"): _nothing,
+    ("_io", "BytesIO"): Bag,  # TransformerEngine's _extra_state
     **{(module, name): _nothing for module in ("builtins", "__builtin__") for name in ("set", "bytearray", "complex")},
     ("_codecs", "encode"): _nothing,
 }
@@ -156,7 +157,7 @@ _IN_INDEX: dict[tuple[str, str], Any] = {
     (_METADATA, "_MEM_FORMAT_ENCODING"): _nothing,
     ("torch.distributed._shard.sharded_tensor.metadata", "MEM_FORMAT_ENCODING"): _nothing,
     **{(module, name): _nothing for module in ("pathlib", "pathlib._local") for name in _PATHS},
-    **{(module, name): _few for module in ("builtins", "__builtin__") for name in ("list", "tuple")},
+    **{(module, name): _as_given for module in ("builtins", "__builtin__") for name in ("list", "tuple")},
 }
 
 
@@ -192,8 +193,35 @@ def _build(unpickler: Any) -> None:
         raise pickle.UnpicklingError(f"fields for a {type(instance).__name__}")
 
 
-_MAKES_ROOM = (pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.EXT1, pickle.EXT2, pickle.EXT4)
-"""Of any size, before it looks whether so much is there; and what Python has registered under a number."""
+def _set(unpickler: Any) -> None:
+    value, key = unpickler.stack.pop(), unpickler.stack.pop()
+    unpickler.stack[-1][_key(key)] = value
+
+
+def _set_many(unpickler: Any) -> None:
+    items = unpickler.pop_mark()
+    found = unpickler.stack[-1]
+    for key, value in zip(items[::2], items[1::2], strict=True):
+        found[_key(key)] = value
+
+
+def _key(key: Any) -> Any:
+    """Only what needs no hash of its parts: Python's own would follow a million tuples in tuples into a crash."""
+    if not isinstance(key, str | int | Record | None):
+        raise pickle.UnpicklingError("names that are neither text nor numbers")
+    return key
+
+
+_NEEDED = (
+    *(pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.MEMOIZE, pickle.BINPUT, pickle.LONG_BINPUT),
+    *(pickle.BINGET, pickle.LONG_BINGET, pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.REDUCE, pickle.NEWOBJ),
+    *(pickle.BINPERSID, pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BININT, pickle.BININT1, pickle.BININT2),
+    *(pickle.LONG1, pickle.BINFLOAT, pickle.BINUNICODE, pickle.SHORT_BINUNICODE, pickle.BINBYTES),
+    *(pickle.SHORT_BINBYTES, pickle.BINSTRING, pickle.SHORT_BINSTRING, pickle.EMPTY_TUPLE, pickle.TUPLE),
+    *(pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS),
+    *(pickle.EMPTY_DICT,),
+)
+"""What torch writes. The rest makes room of any size, objects of any class, or copies of what is there."""
 
 
 class _Unpickler(pickle._Unpickler):
@@ -202,8 +230,10 @@ class _Unpickler(pickle._Unpickler):
     Python's own unpickler, for the one in C makes room for as many objects as a file says that it has.
     """
 
-    dispatch = {key: value for key, value in pickle._Unpickler.dispatch.items() if bytes([key]) not in _MAKES_ROOM} | {
-        pickle.BUILD[0]: _build
+    dispatch = {code[0]: pickle._Unpickler.dispatch[code[0]] for code in _NEEDED} | {
+        pickle.BUILD[0]: _build,
+        pickle.SETITEM[0]: _set,
+        pickle.SETITEMS[0]: _set_many,
     }
     names: Mapping[tuple[str, str], Any] = {}
 
@@ -211,6 +241,8 @@ class _Unpickler(pickle._Unpickler):
         super().__init__(_Stream(stream, most))
 
     def find_class(self, module: str, name: str) -> Any:
+        if type(module) is not str or type(name) is not str:
+            raise pickle.UnpicklingError("a name that is no text")
         if (module, name) not in self.names:
             raise pickle.UnpicklingError(f"GLOBAL {module[:100]}.{name[:100]}")
         return self.names[module, name]
@@ -218,6 +250,13 @@ class _Unpickler(pickle._Unpickler):
 
 class _Index(_Unpickler):
     names = _IN_INDEX
+
+
+class _Storage(NamedTuple):
+    """Numbers of one type, by the name of where they are."""
+
+    dtype: torch.dtype
+    key: str
 
 
 class _Weights(_Unpickler):
@@ -233,23 +272,31 @@ class _Weights(_Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return self._tensor
+        if (module, name) == ("torch._tensor", "_rebuild_from_type_v2"):
+            return self._with_attributes
         return super().find_class(module, name)
 
     def persistent_load(self, pid: Any) -> Any:
         kind, dtype, key, _, _, *view = pid
-        if kind != "storage" or not isinstance(dtype, torch.dtype) or any(view):
+        if kind != "storage" or not isinstance(dtype, torch.dtype) or type(key) is not str or any(view):
             raise pickle.UnpicklingError("a storage of numbers that is none")
-        self.storages[str(key)] = dtype
-        return dtype, str(key)
+        self.storages[key] = dtype
+        return _Storage(dtype, key)
 
     def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Outline:
-        dtype, key = storage
+        if not isinstance(storage, _Storage):
+            raise pickle.UnpicklingError("a tensor without numbers")
         self._tensors += 1
         sizes, strides = (tuple(numbers) if len(numbers) <= _MOST_AXES else () for numbers in (size, stride))
         wrong = [number for number in (offset, *sizes, *strides) if type(number) is not int or number < 0]
         if wrong or len(sizes) != len(size) or len(strides) != len(sizes) or self._tensors > _MOST_TENSORS:
             raise pickle.UnpicklingError("a tensor of no possible shape, or far too many of them")
-        return Outline(dtype, key, offset, sizes, strides)
+        return Outline(storage.dtype, storage.key, offset, sizes, strides)
+
+    def _with_attributes(self, function: Any, _type: Any, arguments: Any, *_: Any) -> Outline:
+        if function != self._tensor:
+            raise pickle.UnpicklingError("a tensor of a class of its own")
+        return self._tensor(*arguments)
 
 
 @contextmanager
@@ -269,4 +316,5 @@ def _guarded(where: str) -> Iterator[None]:
     except Exception as error:  # damage surfaces as nearly anything
         if is_allocation_failure(error):
             raise ModelError(f"{where}: there is not enough memory to read it") from error
-        raise ModelError(f"{where}: cut short or damaged ({first_line(error)}); get the file again") from error
+        said = first_line(error) if isinstance(error, EOFError) else type(error).__name__  # others may say all of it
+        raise ModelError(f"{where}: cut short or damaged ({said}); get the file again") from error

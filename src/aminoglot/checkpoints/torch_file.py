@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from aminoglot.checkpoints.archive import Sparing
+from aminoglot.checkpoints.archive import Sparing, forget
 
 STORAGES = {
     **{"FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16},
@@ -91,7 +91,10 @@ class TorchFile:
         if key not in self._storages:
             first = self._memory.storage_offset() + place.start
             values = self._memory.untyped_storage()[first : first + place.length]
-            self._storages[key] = values.clone() if values.data_ptr() % itemsize else values
+            self._storages[key] = values
+            if values.data_ptr() % itemsize:
+                self._storages[key] = values.clone()
+                forget(values)
         return self._storages[key]
 
 
@@ -146,7 +149,7 @@ def _zipped(stream: BinaryIO, memory: Tensor, read: Read) -> TorchFile:
         raise pickle.UnpicklingError("there is no data.pkl in it" if not found else "several data.pkl in it")
     folder = found[0].removesuffix("data.pkl")
     order = entries.get(f"{folder}byteorder")
-    if order is not None and _bytes(memory, order)[:16] not in (sys.byteorder.encode(), b""):
+    if order is not None and (order.length > 16 or _bytes(memory, order) not in (sys.byteorder.encode(), b"")):
         raise pickle.UnpicklingError("its numbers are those of another kind of computer (big-endian)")
     _compare(entries, memory)
     stream.seek(entries[found[0]].start)
@@ -158,6 +161,8 @@ def _zipped(stream: BinaryIO, memory: Tensor, read: Read) -> TorchFile:
 
 def _place(entry: zipfile.ZipInfo, memory: Tensor) -> Place:
     """Where an entry's bytes are: behind its own header, which has the name again and some filling."""
+    if entry.header_offset < 0:
+        raise EOFError(f"{entry.filename[:100]} lies before the beginning")
     header = _bytes(memory, Place(entry.header_offset, _LOCAL.size))
     mark, name, more = _LOCAL.unpack(header)
     place = Place(entry.header_offset + _LOCAL.size + name + more, entry.file_size, entry.CRC)
@@ -174,15 +179,15 @@ def _bytes(memory: Tensor, place: Place) -> bytes:
 
 
 def _compare(entries: Mapping[str, Place], memory: Tensor) -> None:
-    """Hold all bytes against the file's own check sums; torch can be told to write none, which fits no entry then."""
+    """Hold all bytes against the file's own check sums; torch can be told to write none, which are zeros then."""
 
     def fits(place: Place) -> bool:
-        return zlib.crc32(memory[place.start : place.start + place.length].numpy().data) == place.crc
+        return not place.crc or zlib.crc32(memory[place.start : place.start + place.length].numpy().data) == place.crc
 
     with ThreadPoolExecutor(2) as pool:
         fitting = list((pool.map if len(memory) > _LARGE else map)(fits, entries.values()))
     wrong = [name for name, fit in zip(entries, fitting, strict=True) if not fit]
-    if wrong and len(wrong) < len(entries):
+    if wrong:
         raise EOFError(f"{wrong[0][:100]} in it is not what it was when it was saved: its check sum differs")
 
 

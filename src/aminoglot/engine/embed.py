@@ -13,7 +13,7 @@ from itertools import zip_longest
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from aminoglot.engine.forward import Forward
 from aminoglot.engine.pieces import Piece, pieces
@@ -27,6 +27,12 @@ _AHEAD = 3
 Compute = Callable[[Packed], Tensor]
 """From a packed batch to float32 [C, T, D]."""
 NOT_FINITE = "the network's output is not finite"
+
+
+def not_finite(network: nn.Module) -> str | None:
+    """The first of the weights that has values which are no numbers; those in fp8 have a scale beside them."""
+    wide = ((name, tensor) for name, tensor in network.state_dict().items() if tensor.dtype.itemsize > 1)
+    return next((name for name, tensor in wide if not tensor.isfinite().all()), None)
 
 
 @dataclass

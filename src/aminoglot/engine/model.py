@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aminoglot.checkpoints import Checkpoint, missing, resolve
-from aminoglot.engine.embed import NOT_FINITE, Embedded, embed
+from aminoglot.engine.embed import NOT_FINITE, Embedded, embed, not_finite
 from aminoglot.engine.forward import LEAST_TOKENS, Forward
 from aminoglot.engine.hardware import NARROW, Hardware, choose
 from aminoglot.engine.pieces import Piece
@@ -171,9 +171,7 @@ class Model:
 
     @cached_property
     def _not_finite(self) -> str | None:
-        """The first of the weights that has values which are no numbers."""
-        weights = self._network.state_dict().items()
-        return next((name for name, tensor in weights if not tensor.isfinite().all()), None)
+        return not_finite(self._network)
 
     @overload
     def embed(
