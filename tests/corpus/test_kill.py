@@ -54,6 +54,15 @@ def files(folder: Path) -> None:
     mapping(folder / "members", SOME)
 
 
+def linked(folder: Path, to: Path) -> Path:
+    """The same files in another folder."""
+    to.mkdir()
+    for path in folder.iterdir():
+        if path.is_file():
+            os.link(path, to / path.name)
+    return to
+
+
 def ran(program: str, folder: Path, number: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", program, str(folder), str(number)],
@@ -73,11 +82,7 @@ def test_killed_at_any_line_it_goes_on(tmp_path: Path) -> None:
     expected = contents(tmp_path / "whole" / "corpus")
     assert total > 500
     for number, line in enumerate(np.linspace(1, total, 25).astype(int).tolist()):
-        folder = tmp_path / f"killed-{number}"
-        folder.mkdir()
-        for path in (tmp_path / "whole").iterdir():
-            if path.is_file():
-                os.link(path, folder / path.name)
+        folder = linked(tmp_path / "whole", tmp_path / f"killed-{number}")
         assert ran(KILLED, folder, line).returncode == -signal.SIGKILL
         again = ran(KILLED, folder, -1)
         assert again.returncode == 0, again.stderr
@@ -109,12 +114,12 @@ except AminoglotError as error:
 @pytest.mark.parametrize("most", [0, 100, 3_000, 20_000, 60_000])
 def test_a_full_disk_is_said_and_then_it_goes_on(most: int, tmp_path: Path) -> None:
     """No file may grow beyond some bytes, which strikes stores, Parquet, DuckDB and the card in their turn."""
-    files(tmp_path / "some")
+    files(tmp_path / "whole")
+    linked(tmp_path / "whole", tmp_path / "some")
     full = ran(FULL, tmp_path / "some", most)
     assert full.returncode == 3, full.stderr
     assert "disk is full" in full.stdout or "ree some space" in full.stdout, full.stdout
     assert ran(FULL, tmp_path / "some", -1).returncode == 0
-    files(tmp_path / "whole")
     assert ran(FULL, tmp_path / "whole", -1).returncode == 0
     again, whole = (contents(tmp_path / name / "corpus") for name in ("some", "whole"))
     assert again == whole
