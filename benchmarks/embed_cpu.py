@@ -1,12 +1,13 @@
-"""ESM-2 on a CPU: residues a second, beside transformers, OpenVINO and ONNX Runtime at their best, in one run.
+"""ESM-2 and ProtT5nv on a CPU: residues a second, beside transformers, OpenVINO and ONNX Runtime at their best.
 
     pip install -c constraints.txt -e '.[benchmark]'
-    python benchmarks/embed_cpu.py --fasta uniref90_10k.fasta.gz [--models esm2-8m esm2-150m esm2-650m] [--json FILE]
+    python benchmarks/embed_cpu.py --fasta uniref90_10k.fasta.gz [--models esm2-8m esm2-150m prott5nv] [--json FILE]
 
-The proteins are a seeded sample, stratified by length, cut at 1,022 residues, the same for everyone; weights are
-random, also the same. Every system first tries its settings once (one at a time, batches sorted by length, compiled,
-several streams); its best, and what comes near it, is then repeated, interleaved with all others, and the best median
-is reported. Pads and special tokens do not count. Each pass is a process of its own (benchmarks/systems.py).
+The proteins are a seeded sample, stratified by length, cut at 1,022 residues (ProtT5nv: 512), the same for everyone;
+weights are random, also the same. Every system first tries its settings once (one at a time, batches sorted by length,
+compiled, several streams); its best, and what comes near it, is then repeated, interleaved with all others, and the
+best median is reported. Pads and special tokens do not count. Each pass is a process of its own
+(benchmarks/systems.py).
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from aminoglot.models.esm2 import SIZES
+from aminoglot.models.family import SIZES, family_of
 
 RESIDUES = {"esm2-8m": 100_000, "esm2-35m": 60_000, "esm2-150m": 12_000, "esm2-650m": 6_000, "esm2-3b": 5_000}
+RESIDUES["prott5nv"] = 20_000
 """Residues of the sample: enough for a steady rate, few enough for an afternoon."""
 TUNED_ON = 3
 """Settings are tried on a third of the sample."""
@@ -57,11 +59,11 @@ def settings(name: str, precision: str, threads: int, compiler: bool) -> dict[st
     return found
 
 
-def sample(path: Path, residues: int, seed: int = 0) -> list[str]:
-    """Proteins drawn evenly over the ranks of length, cut at 1,022, in random order."""
+def sample(path: Path, residues: int, longest: int = 1022, seed: int = 0) -> list[str]:
+    """Proteins drawn evenly over the ranks of length, cut, in random order."""
     raw = path.read_bytes()
     records = ("\n" + (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()).split("\n>")[1:]
-    sequences = sorted(("".join(r.split("\n")[1:])[:1022] for r in records), key=len)
+    sequences = sorted(("".join(r.split("\n")[1:])[:longest] for r in records), key=len)
     count = round(residues / float(np.mean([len(s) for s in sequences])))
     rng = np.random.default_rng(seed)
     ranks = ((np.arange(count) + rng.random(count)) / count * len(sequences)).astype(int)
@@ -165,7 +167,8 @@ def tried_once(bench: Bench, system: str, options: dict[str, Any], share: int) -
 
 def summary(bench: Bench, row: dict[str, Any], ceilings: dict[str, float]) -> dict[str, Any]:
     """Medians, and the share of what one Linear of that width reaches. No floating-point operation on a pad counts."""
-    lengths = np.array([len(s) + 2 for s in bench.sequences])
+    special = family_of(SIZES[bench.name]).alphabet.special_length
+    lengths = np.array([len(s) + special for s in bench.sequences])
     flops = float((SIZES[bench.name].flops_per_token(lengths) * lengths).sum())
     rate = float(np.median([run["residues_per_second"] for run in row["runs"]]))
     gflops = flops / bench.residues * rate / 1e9
@@ -250,7 +253,7 @@ def main() -> None:
             weights = Path(temporary) / name
             convert = [sys.executable, "-m", "aminoglot", "convert", f"random:{name}", str(weights), "--to"]
             subprocess.run([*convert, "huggingface"], check=True)
-            sequences = sample(options.fasta, options.residues or RESIDUES[name])
+            sequences = sample(options.fasta, options.residues or RESIDUES[name], SIZES[name].longest)
             bench = Bench(name, weights, sequences, Path(temporary))
             bench.run("aminoglot", {"precision": "fp32", "backend": "torch"})  # the exact vectors
             if options.tuned:

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,29 +35,72 @@ def aminoglot_embed(weights: str, options: dict[str, Any]) -> Embed:
     return lambda sequences: model.embed(sequences)
 
 
-def transformers_embed(weights: str, options: dict[str, Any]) -> Embed:
-    """EsmModel, padded batches with a mask, fp32 or bf16 weights, SDPA (the default), perhaps compiled."""
-    from transformers import AutoTokenizer, EsmModel
+class Peer(NamedTuple):
+    """transformers' network of a folder.
 
-    dtype = DTYPES[options["precision"]]
-    device = options.get("device", "cpu")
-    model = EsmModel.from_pretrained(weights, add_pooling_layer=False, dtype=dtype).eval().to(device)
-    call = torch.compile(model, dynamic=True) if options.get("compiled") else model
+    Attributes:
+        network: loads it.
+        hidden: its width.
+        tokenise: makes its inputs, numpy arrays.
+        prefix: how many tokens there are before the first residue.
+    """
+
+    network: Callable[..., Any]
+    hidden: int
+    tokenise: Callable[[list[str]], dict[str, NDArray[np.int64]]]
+    prefix: int
+
+
+def _peer(weights: str) -> Peer:
+    """EsmModel and its tokeniser; or the encoder of a Pegasus, which is ProtT5nv's, and its vocabulary as a table."""
+    from transformers import AutoConfig, AutoTokenizer, EsmModel, PegasusModel
+
+    config = AutoConfig.from_pretrained(weights)
+    if config.model_type == "pegasus":
+        load = lambda **options: PegasusModel.from_pretrained(weights, **options).encoder.eval()  # noqa: E731
+        return Peer(load, config.d_model, _prott5nv_tokens, 0)
+    load = lambda **options: EsmModel.from_pretrained(weights, add_pooling_layer=False, **options).eval()  # noqa: E731
     tokenizer = AutoTokenizer.from_pretrained(weights)
 
+    def tokenise(sequences: list[str]) -> dict[str, NDArray[np.int64]]:
+        batch = tokenizer(sequences, return_tensors="np", padding=True)
+        return {name: batch[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
+
+    return Peer(load, config.hidden_size, tokenise, 1)
+
+
+def _prott5nv_tokens(sequences: list[str]) -> dict[str, NDArray[np.int64]]:
+    """transformers has no tokeniser for ProtT5nv: a residue is a token, 3 fills up."""
+    table = {letter: number for number, letter in enumerate("LASGVERTDIPKNFQYHMCWXBZUO", 5)}
+    ids = np.full((len(sequences), max(map(len, sequences))), 3, np.int64)
+    for row, sequence in zip(ids, sequences, strict=True):
+        row[: len(sequence)] = [table.get(letter, table["X"]) for letter in sequence]
+    return {"input_ids": ids, "attention_mask": (ids != 3).astype(np.int64)}
+
+
+def transformers_embed(weights: str, options: dict[str, Any]) -> Embed:
+    """Padded batches with a mask, fp32 or bf16 weights, SDPA (the default), perhaps compiled."""
+    dtype = DTYPES[options["precision"]]
+    device = options.get("device", "cpu")
+    load, hidden_size, tokenise, prefix = _peer(weights)
+    model = load(dtype=dtype).to(device)
+    call = torch.compile(model, dynamic=True) if options.get("compiled") else model
+
     def embed(sequences: Sequence[str]) -> Array:
-        found = np.empty((len(sequences), model.config.hidden_size), np.float32)
+        found = np.empty((len(sequences), hidden_size), np.float32)
 
         @torch.inference_mode()
         def one(chosen: list[int]) -> None:
-            batch = tokenizer([sequences[i] for i in chosen], return_tensors="pt", padding=True).to(device)
+            inputs = tokenise([sequences[i] for i in chosen])
+            batch = {name: torch.from_numpy(values).to(device) for name, values in inputs.items()}
             if len(chosen) == 1:  # nothing is padded: without a mask attention takes its fastest way
-                found[chosen] = call(input_ids=batch["input_ids"]).last_hidden_state[:, 1:-1].float().mean(1).cpu()
+                hidden = call(input_ids=batch["input_ids"]).last_hidden_state[0].float()
+                found[chosen] = hidden[prefix : prefix + len(sequences[chosen[0]])].mean(0).cpu()
                 return
             hidden = call(**batch).last_hidden_state.float()  # means where it was computed: one vector leaves a GPU
             lengths = torch.tensor([len(sequences[i]) for i in chosen], device=device)[:, None]
-            place = torch.arange(hidden.shape[1], device=device)[None]
-            residues = ((place > 0) & (place <= lengths))[:, :, None]
+            place = torch.arange(hidden.shape[1], device=device)[None] - prefix
+            residues = ((place >= 0) & (place < lengths))[:, :, None]
             found[chosen] = ((hidden * residues).sum(1) / lengths).cpu()
 
         _work(one, _batches(sequences, options), options)
@@ -72,14 +115,12 @@ def openvino_embed(weights: str, options: dict[str, Any]) -> Embed:
     ``streams`` above one is OpenVINO's throughput mode: as many requests at once.
     """
     import openvino
-    from transformers import AutoConfig, AutoTokenizer, EsmModel
 
+    load, hidden_size, tokenise, prefix = _peer(weights)
     converted = Path(weights) / "openvino.xml"
     if not converted.exists():
-        network = EsmModel.from_pretrained(weights, add_pooling_layer=False).eval()
         example = {"input_ids": torch.full((2, 16), 5), "attention_mask": torch.ones(2, 16, dtype=torch.int64)}
-        openvino.save_model(openvino.convert_model(network, example_input=example), converted, compress_to_fp16=False)
-        del network
+        openvino.save_model(openvino.convert_model(load(), example_input=example), converted, compress_to_fp16=False)
     settings = {
         "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[options["precision"]],
         "PERFORMANCE_HINT": "LATENCY" if options["streams"] == 1 else "THROUGHPUT",
@@ -87,17 +128,15 @@ def openvino_embed(weights: str, options: dict[str, Any]) -> Embed:
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
     compiled = openvino.Core().compile_model(openvino.Core().read_model(converted), "CPU", settings)
-    hidden_size = AutoConfig.from_pretrained(weights).hidden_size
-    tokenizer = AutoTokenizer.from_pretrained(weights)
 
     def embed(sequences: Sequence[str]) -> Array:
         found = np.empty((len(sequences), hidden_size), np.float32)
         queue = openvino.AsyncInferQueue(compiled, options["streams"])
-        queue.set_callback(lambda request, chosen: _means(found, chosen, request.get_output_tensor(0).data, sequences))
+        queue.set_callback(
+            lambda request, chosen: _means(found, chosen, request.get_output_tensor(0).data, sequences, prefix)
+        )
         for chosen in _batches(sequences, options):
-            batch = tokenizer([sequences[i] for i in chosen], return_tensors="np", padding=True)
-            inputs = {name: batch[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
-            queue.start_async(inputs, chosen)
+            queue.start_async(tokenise([sequences[i] for i in chosen]), chosen)
         queue.wait_all()
         return found
 
@@ -107,29 +146,25 @@ def openvino_embed(weights: str, options: dict[str, Any]) -> Embed:
 def onnxruntime_embed(weights: str, options: dict[str, Any]) -> Embed:
     """The transformers model exported to ONNX with dynamic shapes; fp32 only, for its CPU kernels have no bf16."""
     import onnxruntime
-    from transformers import AutoConfig, AutoTokenizer, EsmModel
 
+    load, hidden_size, tokenise, prefix = _peer(weights)
     path = Path(weights) / "model.onnx"
     if not path.exists():
-        network = EsmModel.from_pretrained(weights, add_pooling_layer=False, attn_implementation="eager").eval()
         example = (torch.full((2, 16), 5), torch.ones(2, 16, dtype=torch.int64))
         axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
         shapes = {"input_ids": axes, "attention_mask": axes}
+        network = load(attn_implementation="eager")
         torch.onnx.export(network, example, str(path), input_names=list(shapes), dynamic_shapes=shapes, dynamo=True)
         del network
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = torch.get_num_threads() // options.get("workers", 1)
     session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
-    hidden_size = AutoConfig.from_pretrained(weights).hidden_size
-    tokenizer = AutoTokenizer.from_pretrained(weights)
 
     def embed(sequences: Sequence[str]) -> Array:
         found = np.empty((len(sequences), hidden_size), np.float32)
 
         def one(chosen: list[int]) -> None:
-            batch = tokenizer([sequences[i] for i in chosen], return_tensors="np", padding=True)
-            inputs = {name: batch[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
-            _means(found, chosen, session.run(None, inputs)[0], sequences)
+            _means(found, chosen, session.run(None, tokenise([sequences[i] for i in chosen]))[0], sequences, prefix)
 
         _work(one, _batches(sequences, options), options)
         return found
@@ -173,9 +208,9 @@ def _batches(sequences: Sequence[str], options: dict[str, Any]) -> Iterator[list
         yield order[start : start + options["batch"]]
 
 
-def _means(into: Array, chosen: Sequence[int], hidden: Array, sequences: Sequence[str]) -> None:
+def _means(into: Array, chosen: Sequence[int], hidden: Array, sequences: Sequence[str], prefix: int) -> None:
     for row, index in enumerate(chosen):
-        into[index] = hidden[row, 1 : 1 + len(sequences[index])].mean(0)
+        into[index] = hidden[row, prefix : prefix + len(sequences[index])].mean(0)
 
 
 WARM_UP = 8

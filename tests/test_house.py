@@ -25,7 +25,7 @@ BELOW = {
     "engine": {"errors", "settings", "tokens", "packing", "sequences", "models", "checkpoints"},
     "jobs": {"errors", "settings", "sequences"},
     "embedding": {"errors", "settings", "sequences", "checkpoints", "engine", "jobs", "version"},
-    "commands": {"errors", "checkpoints", "embedding"},
+    "commands": {"errors", "checkpoints", "embedding", "engine"},
     "cli": {"errors", "version"},
 }
 """What each room may import. The command line names functions as text and imports none of them."""

@@ -53,12 +53,13 @@ def test_the_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     names: dict[str, Any] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", aminoglot.AminoglotWarning)
-        exec(code.replace("esm2-650m", "random:esm2-tiny"), names)
+        exec(code.replace("esm2-650m", "random:esm2-tiny").replace("prott5nv.nemo", "random:prott5nv-tiny"), names)
     assert names["mean"].shape == (2, 32)
     assert names["resid"][0].shape == (10, 32)
     assert names["layers"].shape == (1, 3, 32)
     assert names["logits"][0].shape == (8, 33)
     assert names["touch"][0].shape == (10, 10)
+    assert names["prott5nv"].name == "random:prott5nv-tiny"
     assert names["store"].provenance["model"] == "random:esm2-tiny"
 
 

@@ -19,8 +19,10 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.command("aminoglot.commands.embed:embed", name="embed", help="Embed proteins into one file.")
-app.command("aminoglot.commands.models:convert", name="convert", help="Write a model in another format.")
+app.command("aminoglot.commands.checkpoints:convert", name="convert", help="Write a model in another format.")
+app.command("aminoglot.commands.checkpoints:inspect", name="inspect", help="Say what a model's files hold.")
 app.command("aminoglot.commands.models:models", name="models", help="List the models known by name.")
+app.command("aminoglot.commands.checkpoints:verify", name="verify", help="Check a model's weights and numbers.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

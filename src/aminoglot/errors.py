@@ -56,6 +56,21 @@ def reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+_NO_MEMORY = ("DefaultCPUAllocator", "allocate memory", "out of memory", "bad_alloc", "STATUS_ALLOC_FAILED")
+
+
+def is_allocation_failure(error: BaseException) -> bool:
+    """Whether memory ran out, on the host or on a device; torch says so in the text, or by its OutOfMemoryError."""
+    text = str(error)
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or any(sign in text for sign in _NO_MEMORY)
+
+
+def first_line(error: BaseException) -> str:
+    """The beginning of what a library says."""
+    return (str(error).strip() or type(error).__name__).split("\n")[0][:200]
+
+
 def listing(items: Sequence[str], total: int | None = None) -> str:
     """Join ``items`` one a line, at most :data:`LISTED`, and count the rest."""
     total = len(items) if total is None else total

@@ -23,14 +23,14 @@ class Alphabet:
     Attributes:
         tokens: the vocabulary, position = id.
         cls: id of the token before the first residue, or None where the family has none.
-        eos: id of the token after the last residue.
+        eos: id of the token after the last residue, or None where the family has none.
         mask: id of ``<mask>``, or None.
         unknown: id of the token for a letter that has none of its own.
     """
 
     tokens: tuple[str, ...]
     cls: int | None
-    eos: int
+    eos: int | None
     mask: int | None
     unknown: int
 
@@ -51,6 +51,11 @@ class Alphabet:
         """How many tokens stand before the first residue of a whole protein."""
         return 0 if self.cls is None else 1
 
+    @property
+    def special_length(self) -> int:
+        """How many tokens a whole protein has beside its residues."""
+        return self.prefix_length + (0 if self.eos is None else 1)
+
     def framed(self, residues: bytes, *, start: bool = True, end: bool = True) -> bytes:
         """Text of one piece of a protein with its special tokens.
 
@@ -60,7 +65,7 @@ class Alphabet:
             end: the piece ends at the protein's true end: eos after it.
         """
         before = _CLS if start and self.cls is not None else b""
-        return before + residues + (_EOS if end else b"")
+        return before + residues + (_EOS if end and self.eos is not None else b"")
 
     def encode(self, framed: Sequence[bytes]) -> NDArray[np.uint8]:
         """Ids of framed pieces, end to end.
@@ -89,3 +94,18 @@ ESM2_ALPHABET = Alphabet(
     unknown=24,
 )
 """fair-esm's "ESM-1b" alphabet, which all ESM-2 models share. J has no token; X (24) stands in."""
+
+PROTT5NV_ALPHABET = Alphabet(
+    tokens=(
+        *("<unk>", "<s>", "</s>", "<pad>", "<mask>"),
+        *"LASGVERTDIPKNFQYHMCWXBZUO",
+        *("<cls>", "<sep>"),
+        *(f"<extra_id_{number}>" for number in range(96)),
+    ),
+    cls=None,
+    eos=None,
+    mask=4,
+    unknown=25,
+)
+"""BioNeMo's SentencePiece model of 30 pieces, and what NeMo adds to it. The encoder sees residues only. J has no token;
+X (25) stands in."""

@@ -47,7 +47,7 @@ def test_without_contact_regression_contacts_say_which_file_to_get(
     model = Model(found, choose("cpu", "fp32"))
     assert model.embed(["MKT"]).shape == (1, 32)
     assert model.logits(["MKT"])[0].shape == (3, 33)
-    with pytest.raises(ModelError, match="contacts need"):
+    with pytest.raises(ModelError, match=r"no contact head in this checkpoint: contacts are not available \(put"):
         model.contacts(["MKT"])
 
 

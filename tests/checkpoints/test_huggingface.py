@@ -175,8 +175,10 @@ def test_half_precision_files_become_float32_networks(
         ),
         pytest.param({"vocab_size": 4107}, "nucleotide transformer", id="nucleotide transformer v2, which is rotary"),
         pytest.param({"vocab_list": ["<cls>", "A"]}, "another vocabulary", id="33 other tokens"),
-        pytest.param({"model_type": "nv_esm"}, "TransformerEngine", id="NVIDIA's export"),
-        pytest.param({"model_type": "t5"}, "this is a t5 model", id="T5"),
+        pytest.param({"model_type": "t5"}, "this is a T5, neither", id="T5"),
+        pytest.param(
+            {"model_type": "t5", "d_model": 1024, "num_layers": 24, "vocab_size": 128}, "ProtT5-XL", id="ProtT5-XL"
+        ),
         pytest.param({"model_type": "bert"}, "this is a bert model", id="BERT"),
         pytest.param({"model_type": GONE}, "names no model_type", id="nameless"),
         pytest.param({"intermediate_size": 100}, "intermediate_size is 100", id="another width inside"),
@@ -229,7 +231,7 @@ def test_a_shape_that_cannot_be_is_a_sentence(changes: dict[str, Any], tiny_fold
 
 def test_a_folder_without_config(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
-    assert f"{tmp_path}: no config.json" in refusal(tmp_path)
+    assert f"{tmp_path}: no model in this folder: expected Hugging Face's config.json" in refusal(tmp_path)
 
 
 def test_a_folder_without_weights(tiny_folder: Path, tmp_path: Path) -> None:

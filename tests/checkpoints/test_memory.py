@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import selectors
 import subprocess
@@ -98,3 +99,32 @@ def test_openvino_holds_its_own_weights_once(precision: str, share: float, large
     size = (large / "hf" / "model.safetensors").stat().st_size
     growth = peak_growth(large / "hf", precision, "openvino")
     assert 0.8 * share * size < growth < share * size + 0.2 * size
+
+
+READER = """
+import re, sys
+from pathlib import Path
+from aminoglot.checkpoints import resolve
+
+def high():
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+resolve("random:esm2-tiny")
+before = high()
+resolve(sys.argv[1])
+print(high() - before)
+"""
+
+
+def test_a_nemo_needs_no_more_than_its_weights(large: Path, tmp_path: Path) -> None:
+    """Mapped pages count too: queries, keys and values are copied out of one matrix, which is given back then."""
+    convert(str(large / "hf"), tmp_path / "large.nemo", "nemo1")
+    size = (tmp_path / "large.nemo").stat().st_size
+    done = subprocess.run(
+        [sys.executable, "-c", READER, str(tmp_path / "large.nemo")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path / "nowhere")},  # no copy of the archive is made
+    )
+    assert done.returncode == 0, done.stderr
+    assert 0.9 * size < int(done.stdout) < size + (64 << 20)

@@ -82,9 +82,15 @@ def test_random_of_an_unknown_size_lists_the_sizes() -> None:
 
 def test_every_known_name_is_found_by_its_three_names() -> None:
     for known in KNOWN.values():
-        for name in (known.name, known.repository, known.fair_esm):
+        for name in filter(None, (known.name, known.repository, known.fair_esm)):
             assert registry.find(name) is known
     assert registry.find("esm2") is None
+
+
+def test_what_nobody_may_pass_on_has_to_be_brought() -> None:
+    said = refusal("prott5nv")
+    assert "NGC" in said
+    assert "random:prott5nv" in said
 
 
 def test_names_are_those_of_the_released_models() -> None:
@@ -95,6 +101,7 @@ def test_names_are_those_of_the_released_models() -> None:
         "facebook/esm2_t33_650M_UR50D",
         "facebook/esm2_t36_3B_UR50D",
         "facebook/esm2_t48_15B_UR50D",
+        None,
     ]
 
 

@@ -15,6 +15,7 @@ from aminoglot.engine.model import token_budget
 from aminoglot.errors import AminoglotWarning
 from aminoglot.jobs import Plan
 from aminoglot.models.esm2 import SIZES
+from aminoglot.models.family import family_of
 from tests.embedding.helpers import MODEL
 
 RATE = 1e-12
@@ -24,7 +25,7 @@ RATE = 1e-12
 def task(name: str = "esm2-650m", long: Any = "truncate", lanes: int = 1) -> EmbeddingTask:
     """The task of a model that nobody needs to load."""
     hardware: Any = SimpleNamespace(kind="cpu", lanes=lanes)
-    model: Any = SimpleNamespace(config=SIZES[name], hardware=hardware, limit=1022)
+    model: Any = SimpleNamespace(config=SIZES[name], family=family_of(SIZES[name]), hardware=hardware, limit=1022)
     model.budget = token_budget(SIZES[name], hardware)
     return EmbeddingTask(model, Model.request(model, "protein", -1, "mean", long), np.dtype("float32"))
 

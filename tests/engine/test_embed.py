@@ -177,7 +177,7 @@ def test_what_is_no_string_is_named_by_its_position(model: Model) -> None:
         ("MK1", "digit"),
         ("MKé", "'é' at position 3"),
         ("MK\x01", "position 3"),
-        ("M<mask>K", "model.logits only"),
+        ("M<mask>K", "where logits, infill, generate take it"),
         ("MK\ud800", "position 3"),
     ],
 )
@@ -270,9 +270,11 @@ def test_a_checkpoint_without_heads_embeds(checkpoint: Checkpoint) -> None:
     whole = Model(checkpoint, choose("cpu", "fp32"))
     assert model.embed(MIXED).tobytes() == whole.embed(MIXED).tobytes()
     assert model.digest == whole.digest
-    with pytest.raises(ModelError, match="headless: this checkpoint came without the weights that logits need"):
+    with pytest.raises(
+        ModelError, match="headless: no language-model head in this checkpoint: logits are not available"
+    ):
         model.logits(MIXED)
-    with pytest.raises(ModelError, match="headless: this checkpoint came without the weights that contacts need"):
+    with pytest.raises(ModelError, match="headless: no contact head in this checkpoint: contacts are not available"):
         model.contacts(MIXED)
 
 

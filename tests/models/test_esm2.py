@@ -132,7 +132,9 @@ def test_kernels_equal_the_textbook(kernel: attention.Kernel) -> None:
     torch.manual_seed(0)
     batch = packed(["M" * 5, "A" * 9, "C" * 9, "G" * 9, "W", "K" * 300])
     q, k, v = torch.randn(3, len(batch.tokens_T), 4, 16)
-    torch.testing.assert_close(kernel(q, k, v, batch), attention.reference(q, k, v, batch), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        kernel(q, k, v, batch, batch, False), attention.reference(q, k, v, batch), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -141,7 +143,7 @@ def test_variable_length_kernel_equals_the_textbook() -> None:
     batch = packed(["M" * 5, "A" * 9, "K" * 300])
     batch = type(batch)(batch.tokens_T.cuda(), batch.lengths)
     q, k, v = torch.randn(3, len(batch.tokens_T), 4, 16, device="cuda", dtype=torch.bfloat16)
-    found = attention.variable_length(q, k, v, batch)
+    found = attention.variable_length(q, k, v, batch, batch, False)
     torch.testing.assert_close(found, attention.reference(q, k, v, batch), rtol=2e-2, atol=2e-2)
 
 
@@ -154,7 +156,8 @@ def test_what_the_variable_length_kernel_is_given(monkeypatch: pytest.MonkeyPatc
     def fake(q: Tensor, k: Tensor, v: Tensor, *given: Any, **options: Any) -> Tensor:
         cu_q, cu_k, most_q, most_k = given
         assert cu_q.dtype == cu_k.dtype == torch.int32
-        assert (cu_q.tolist(), most_q, options) == ([0, 7, 18, 50], 32, {"num_splits": 1})
+        assert (cu_q.tolist(), most_q) == ([0, 7, 18, 50], 32)
+        assert options == {"num_splits": 1, "window_size": (-1, -1)}
         assert (cu_k.tolist(), most_k) == (cu_q.tolist(), most_q)
         starts = cu_q.tolist()
         parts = [
@@ -166,7 +169,7 @@ def test_what_the_variable_length_kernel_is_given(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(varlen, "varlen_attn", fake)
     q, k, v = torch.randn(3, 50, 4, 16)
     expected = attention.reference(q, k, v, batch)
-    torch.testing.assert_close(attention.variable_length(q, k, v, batch), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(attention.variable_length(q, k, v, batch, batch, False), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,25 @@
     checkpoint          Checkpoint: a config and canonical tensors, checked against the network
     registry            the names we know
     hub                 getting files to this machine
-    huggingface         folders with config.json
+    folder              folders with config.json, as Hugging Face lays them out
+    huggingface         ESM-2 in such a folder
+    pegasus             ProtT5nv in such a folder
+    transformer_engine  NVIDIA's recipes in such a folder
     fair_esm            .pt files
+    nemo1, nemo2        NVIDIA's .nemo files and NeMo 2 folders
     untrained           random:NAME
+    describe            what a checkpoint is, in words
+    archive             folders and tar files: their files by name, mapped
+    fused               queries, keys and values in one matrix
     safe_pickle         the only reader of pickles
     keys                key templates, used in both directions
 
 No format's key or file name is known outside this room.
 """
 
-from aminoglot.checkpoints.checkpoint import Checkpoint
+from aminoglot.checkpoints.checkpoint import Checkpoint, missing
+from aminoglot.checkpoints.describe import describe
 from aminoglot.checkpoints.registry import KNOWN, Known
-from aminoglot.checkpoints.resolve import convert, resolve
+from aminoglot.checkpoints.resolve import convert, lost, resolve
 
-__all__ = ["KNOWN", "Checkpoint", "Known", "convert", "resolve"]
+__all__ = ["KNOWN", "Checkpoint", "Known", "convert", "describe", "lost", "missing", "resolve"]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from aminoglot.checkpoints import safe_pickle
-from aminoglot.checkpoints.checkpoint import Checkpoint, checked, head_notes, only_tensors, shape
+from aminoglot.checkpoints.checkpoint import Checkpoint, checked, notes_of, only_tensors, shape
+from aminoglot.checkpoints.fused import Tied
 from aminoglot.checkpoints.keys import KeyMap
 from aminoglot.errors import ModelError
 from aminoglot.models.esm2 import ESM2Config
@@ -63,9 +64,7 @@ def read(path: Path, name: str) -> Checkpoint:
     if regression.is_file():
         state.update(_regression(regression))
     tensors, strangers = _canonical(state, path)
-    notes = head_notes(tensors)
-    if strangers:
-        notes += (f"tensors of no part of ESM-2 were not used: {', '.join(strangers[:5])}",)
+    notes = notes_of(config, tensors, strangers)
     if "contact_head.weight" not in tensors:
         notes = tuple(f"{note} (put {regression.name} beside it)" if "contact" in note else note for note in notes)
     return Checkpoint(name, "fair-esm", config, checked(str(path), config, tensors), notes)
@@ -82,7 +81,8 @@ def _config(data: Any, path: Path) -> ESM2Config:
     if not isinstance(data, dict) or "model" not in data:
         raise ModelError(f"{path}: not a fair-esm checkpoint (no 'model' inside)")
     if "cfg" not in data:
-        elder = _ELDERS.get(getattr(data.get("args"), "arch", ""), "an older model")
+        named = getattr(data.get("args"), "arch", None)
+        elder = _ELDERS.get(named if isinstance(named, str) else "", "an older model")
         raise ModelError(f"{path}: this is {elder}, not an ESM-2, and aminoglot does not run it")
     settings = data["cfg"].get("model") if isinstance(data["cfg"], dict) else None
     try:
@@ -95,22 +95,21 @@ def _config(data: Any, path: Path) -> ESM2Config:
 def _canonical(state: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], list[str]]:
     tensors: dict[str, Tensor] = {}
     strangers: list[str] = []
-    tied: Tensor | None = None
+    tied = Tied(str(path))
     for key, tensor in state.items():
         key = _PREFIX.sub("", key)
         ours = KEYS.ours(key)
         if key.endswith("rot_emb.inv_freq"):
             tensors.setdefault("frequencies", tensor.float())
         elif key == _TIED:
-            tied = tensor
+            tied.add(key, "embedding.weight", tensor)
         elif key.startswith(("embed_positions", "emb_layer_norm_before")):
             raise ModelError(f"{path}: this is ESM-1b or ESM-1v (it holds {key}), not an ESM-2")
         elif ours is not None:
             tensors[ours] = tensor
         else:
             strangers.append(key)
-    if tied is not None and not torch.equal(tied, tensors.get("embedding.weight", tied)):
-        raise ModelError(f"{path}: {_TIED} differs from the embedding: in ESM-2 they are one matrix")
+    tied.compare(tensors)
     return tensors, strangers
 
 
@@ -118,11 +117,13 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
     """Write ``path`` and its contact regression; fair-esm's ``load_model_and_alphabet_local`` reads them.
 
     Raises:
-        ModelError: when the language-model head is missing.
+        ModelError: when it is no ESM-2, or its language-model head is missing.
     """
+    config = checkpoint.config
+    if not isinstance(config, ESM2Config):
+        raise ModelError(f"{checkpoint.name}: fair-esm's format holds ESM-2 only, not ProtT5nv")
     if not checkpoint.has("lm_head"):
         raise ModelError(f"{checkpoint.name}: no language-model head, without which fair-esm loads nothing")
-    config = checkpoint.config
     model: dict[str, Tensor] = {}
     regression: dict[str, Tensor] = {}
     for key, tensor in checkpoint.tensors.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aminoglot.checkpoints import huggingface
+from aminoglot.checkpoints import folder as folders
 from aminoglot.checkpoints.registry import Known
 from aminoglot.errors import ModelError
 
@@ -22,14 +22,16 @@ def cached(repository: str, revision: str | None = None) -> Path | None:
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError):
         return None
     try:
-        huggingface.weight_files(folder)
+        folders.weight_files(folder)
     except ModelError:
         return None
-    return folder if huggingface.is_folder(folder) else None
+    return folder if folders.is_folder(folder) else None
 
 
 def torch_hub(known: Known) -> Path | None:
     """The file that fair-esm downloaded earlier, or None."""
+    if known.fair_esm is None:
+        return None
     import torch
 
     path = Path(torch.hub.get_dir()) / "checkpoints" / f"{known.fair_esm}.pt"

@@ -1,20 +1,18 @@
-"""Hugging Face folders: config.json beside safetensors or pytorch_model.bin, one file or many."""
+"""ESM-2 as Hugging Face's transformers names it."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import torch
 from torch import Tensor
 
-from aminoglot.checkpoints import safe_pickle
-from aminoglot.checkpoints.checkpoint import Checkpoint, checked, head_notes, only_tensors, shape
+from aminoglot.checkpoints import folder as folders
+from aminoglot.checkpoints.checkpoint import Checkpoint, checked, notes_of, shape
+from aminoglot.checkpoints.fused import Tied
 from aminoglot.checkpoints.keys import KeyMap
-from aminoglot.errors import ModelError, listing
+from aminoglot.errors import ModelError
 from aminoglot.models.esm2 import NORM_EPSILON, ESM2Config
 from aminoglot.tokens import ESM2_ALPHABET
 
@@ -39,30 +37,20 @@ KEYS = KeyMap(
 _FREQUENCIES = "rotary_embeddings.inv_freq"
 _LAYER_FREQUENCIES = "esm.encoder.layer.{}.attention.self.rotary_embeddings.inv_freq"
 _TIED = "lm_head.decoder.weight"
+_PROTT5_XL = (1024, 24, 128)
+"""Width, layers and tokens by which ProtT5-XL is told from other T5s."""
 _IGNORED = ("position_embeddings.weight", "position_ids", "lm_head.decoder.bias", "pooler.")
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_LFS = b"version https://git-lfs"
-
-
-def is_folder(path: Path) -> bool:
-    return (path / "config.json").is_file()
 
 
 def read(folder: Path, name: str) -> Checkpoint:
-    """Read an ESM-2 in Hugging Face's layout; safetensors are preferred, and mapped rather than copied.
+    """Read an ESM-2 in Hugging Face's layout.
 
     Raises:
         ModelError: when the folder holds another model (said by name), or files are missing or cut short.
     """
     config = read_config(folder)
-    files = weight_files(folder)
-    theirs: dict[str, Tensor] = {}
-    for file in files:
-        theirs.update(_tensors(file))
-    tensors, strangers = _canonical(theirs, folder)
-    notes = head_notes(tensors)
-    if strangers:
-        notes += (f"tensors of no part of ESM-2 were not used: {', '.join(strangers[:5])}",)
+    tensors, strangers = _canonical(folders.tensors(folder), folder)
+    notes = notes_of(config, tensors, strangers)
     return Checkpoint(name, "huggingface", config, checked(str(folder), config, tensors), notes)
 
 
@@ -71,16 +59,10 @@ def read_config(folder: Path) -> ESM2Config:
 
     ``model_type: esm`` also names ESM-1b, ESM-1v, ESMFold's trunk and nucleotide models.
     """
-    path = folder / "config.json"
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(raw, dict):
-        raise ModelError(f"{path}: not a model's settings")
+    path, raw = folder / "config.json", folders.settings(folder)
     impostor = _impostor(raw)
     if impostor:
-        raise ModelError(f"{folder}: this is {impostor}, not an ESM-2, and aminoglot does not run it")
+        raise ModelError(f"{folder}: this is {impostor}, neither ESM-2 nor ProtT5nv, and aminoglot does not run it")
     config = shape(
         path,
         raw.get("num_hidden_layers"),
@@ -102,8 +84,9 @@ def read_config(folder: Path) -> ESM2Config:
 def _impostor(raw: Mapping[str, Any]) -> str | None:
     """What the folder holds if it is no ESM-2, else None."""
     kind = raw.get("model_type")
-    if kind == "nv_esm":
-        return "NVIDIA's TransformerEngine export"
+    if kind in ("t5", "mt5", "umt5", "longt5"):
+        found = (raw.get("d_model"), raw.get("num_layers"), raw.get("vocab_size"))
+        return "ProtT5-XL" if found == _PROTT5_XL else f"a {str(kind).upper()}"
     if kind != "esm":
         return f"a {kind} model" if kind else "a folder whose config.json names no model_type"
     if raw.get("is_folding_model"):
@@ -111,7 +94,7 @@ def _impostor(raw: Mapping[str, Any]) -> str | None:
     vocabulary = len(ESM2_ALPHABET.tokens)
     if raw.get("vocab_size", vocabulary) != vocabulary:
         return f"a model with {raw['vocab_size']} tokens (a nucleotide transformer?)"
-    if raw.get("vocab_list") and tuple(raw["vocab_list"]) != ESM2_ALPHABET.tokens:
+    if raw.get("vocab_list") and raw["vocab_list"] != list(ESM2_ALPHABET.tokens):
         return "a model with another vocabulary"
     if raw.get("position_embedding_type", "absolute") != "rotary":
         return "ESM-1b" if raw.get("emb_layer_norm_before") else "ESM-1v (or ESM-1)"
@@ -120,60 +103,11 @@ def _impostor(raw: Mapping[str, Any]) -> str | None:
     return None
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights, all present and none a placeholder.
-
-    Raises:
-        ModelError: naming the files that are missing.
-    """
-    for name in _WEIGHTS:
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            names = _parts(index)
-            missing = [file for file in names if not (folder / file).is_file()]
-            if missing:
-                raise ModelError(
-                    f"{folder}: half downloaded, {len(missing)} of {len(names)} weight files are missing:\n"
-                    f"{listing(missing)}\nFetch them into that folder."
-                )
-            return [folder / file for file in names]
-        if (folder / name).is_file():
-            return [folder / name]
-    raise ModelError(
-        f"{folder}: no weights here; expected {' or '.join(_WEIGHTS)}, or their .index.json with its parts"
-    )
-
-
-def _parts(index: Path) -> list[str]:
-    """The file names in an index; only names, so that no index leads out of its folder."""
-    try:
-        return sorted(
-            {Path(file).name for file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
-        )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(f"{index}: damaged, or a git-lfs placeholder; get it again") from error
-
-
-def _tensors(file: Path) -> dict[str, Tensor]:
-    with file.open("rb") as stream:
-        if stream.read(len(_LFS)) == _LFS:
-            raise ModelError(f"{file}: a git-lfs placeholder, not the weights; run `git lfs pull` in that folder")
-    if file.suffix != ".safetensors":
-        return only_tensors(file, safe_pickle.load(file))
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
-        raise ModelError(f"{file}: cut short or damaged ({error}); get the file again") from error
-
-
 def _canonical(theirs: dict[str, Tensor], folder: Path) -> tuple[dict[str, Tensor], list[str]]:
     """Our names for their tensors, and the keys that no part of ESM-2 has."""
     tensors: dict[str, Tensor] = {}
     strangers: list[str] = []
-    tied: Tensor | None = None
+    tied = Tied(str(folder))
     for key, tensor in theirs.items():
         if not key.startswith(("esm.", "lm_head.")):
             key = f"esm.{key}"  # saved from EsmModel, without the head's prefix
@@ -184,30 +118,24 @@ def _canonical(theirs: dict[str, Tensor], folder: Path) -> tuple[dict[str, Tenso
         elif key.endswith(_FREQUENCIES):
             tensors.setdefault("frequencies", tensor.float())
         elif key == _TIED:
-            tied = tensor
+            tied.add(key, "embedding.weight", tensor)
         elif not any(part in key for part in _IGNORED):
             strangers.append(key)
-    if tied is not None and "embedding.weight" in tensors and not torch.equal(tied, tensors["embedding.weight"]):
-        raise ModelError(f"{folder}: {_TIED} differs from the embedding: in ESM-2 they are one matrix")
+    tied.compare(tensors)
     return tensors, strangers
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
     """Write a folder that transformers' ``EsmForMaskedLM`` and ``AutoTokenizer`` load."""
-    from huggingface_hub import save_torch_state_dict
-
-    save_torch_state_dict(dict(_foreign(checkpoint)), folder, metadata={"format": "pt"})
-    mask = os.umask(0)
-    os.umask(mask)
-    for file in folder.iterdir():
-        file.chmod(0o666 & ~mask)  # safetensors makes files that only their owner can read
-    (folder / "config.json").write_text(_json(_config(checkpoint)), encoding="utf-8")
-    (folder / "vocab.txt").write_text("\n".join(ESM2_ALPHABET.tokens), encoding="utf-8")
     special = {"cls_token": "<cls>", "eos_token": "<eos>", "mask_token": "<mask>", "pad_token": "<pad>"}
     special["unk_token"] = "<unk>"
-    (folder / "special_tokens_map.json").write_text(_json(special), encoding="utf-8")
-    tokenizer = {"tokenizer_class": "EsmTokenizer", **special}
-    (folder / "tokenizer_config.json").write_text(_json(tokenizer), encoding="utf-8")
+    texts: dict[str, str | Mapping[str, Any]] = {
+        "config.json": _config(checkpoint),
+        "vocab.txt": "\n".join(ESM2_ALPHABET.tokens),
+        "special_tokens_map.json": special,
+        "tokenizer_config.json": {"tokenizer_class": "EsmTokenizer", **special},
+    }
+    folders.write(folder, dict(_foreign(checkpoint)), texts)
 
 
 def _foreign(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
@@ -224,7 +152,7 @@ def _foreign(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
 
 
 def _config(checkpoint: Checkpoint) -> dict[str, Any]:
-    config = checkpoint.config
+    config = cast(ESM2Config, checkpoint.config)
     return {
         "architectures": ["EsmForMaskedLM" if checkpoint.has("lm_head") else "EsmModel"],
         "model_type": "esm",
@@ -246,7 +174,3 @@ def _config(checkpoint: Checkpoint) -> dict[str, Any]:
         "vocab_size": len(ESM2_ALPHABET.tokens),
         "dtype": str(checkpoint.tensors["embedding.weight"].dtype).removeprefix("torch."),
     }
-
-
-def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, indent=2) + "\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aminoglot.models.esm2 import SIZES, ESM2Config
+from aminoglot.models.family import SIZES, Config
 
 
 @dataclass(frozen=True)
@@ -14,16 +14,18 @@ class Known:
     Attributes:
         name: what users type.
         config: its shape.
-        repository: its Hugging Face id.
+        repository: its Hugging Face id; None where it is not there.
         fair_esm: its name in fair-esm, and of its ``.pt`` file.
         licence: of the weights.
+        elsewhere: where else a user gets it, for what nobody but its owner may pass on.
     """
 
     name: str
-    config: ESM2Config
-    repository: str
-    fair_esm: str
+    config: Config
+    repository: str | None
+    fair_esm: str | None
     licence: str
+    elsewhere: str = ""
 
 
 def _esm2(name: str, label: str) -> Known:
@@ -41,6 +43,7 @@ KNOWN = {
         _esm2("esm2-650m", "650M"),
         _esm2("esm2-3b", "3B"),
         _esm2("esm2-15b", "15B"),
+        Known("prott5nv", SIZES["prott5nv"], None, None, "NVIDIA's", "prott5nv.nemo, NGC nvidia/clara/prott5nv:1.0"),
     )
 }
 

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from aminoglot.checkpoints.checkpoint import Checkpoint
-from aminoglot.models.esm2 import ESM2, SIZES, ESM2Config, rotary_frequencies
+from aminoglot.models.esm2 import rotary_frequencies
+from aminoglot.models.family import SIZES, Config, family_of
 
 SEED = 2023
 
 
 def untrained(name: str, seed: int = SEED) -> Checkpoint:
-    """Random weights for one of :data:`aminoglot.models.esm2.SIZES`.
+    """Random weights for one of :data:`aminoglot.models.family.SIZES`.
 
     Matrices are uniform after Glorot, biases zero, norms one; rotary frequencies are rounded to fp16 as in the released
     files. Only integer random numbers and exact float32 arithmetic are used, so that the weights are the same to the
@@ -27,9 +28,9 @@ def untrained(name: str, seed: int = SEED) -> Checkpoint:
     return Checkpoint(f"random:{name}", "untrained", config, tensors, (note,))
 
 
-def _shapes(config: ESM2Config) -> dict[str, torch.Size]:
+def _shapes(config: Config) -> dict[str, torch.Size]:
     with torch.device("meta"):
-        return {key: tensor.shape for key, tensor in ESM2(config).state_dict().items()}
+        return {key: tensor.shape for key, tensor in family_of(config).build(config).state_dict().items()}
 
 
 def _draw(key: str, shape: torch.Size, seed: int) -> Tensor:

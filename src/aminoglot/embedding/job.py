@@ -167,7 +167,7 @@ class _Job:
             "openvino": version("openvino") if model.hardware.backend == "openvino" else None,
             "model": Path(name).name if Path(name).expanduser().exists() else name,
             "model_digest": model_digest,
-            "token_dropout": model.config.token_dropout,
+            "token_dropout": getattr(model.config, "token_dropout", None),
             "per": request.per,
             "layers": list(request.layers),
             "several_layers": request.several,

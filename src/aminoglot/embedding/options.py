@@ -23,12 +23,12 @@ class Options:
     """Everything a user may choose; the command line makes its flags of this class.
 
     Attributes:
-        model: esm2-8m ... esm2-15b, a Hugging Face id, a folder, a fair-esm .pt, or random:esm2-8m (see `aminoglot
-            models`).
+        model: esm2-8m ... esm2-15b, a Hugging Face id, a folder, a fair-esm .pt, a .nemo file (prott5nv.nemo), or
+            random:esm2-8m (see `aminoglot models`).
         per: One vector a protein, one a residue, or both (then two files).
         layer: Layer number, several, or all. 0 is the embedding, -1 the last layer.
         pool: How residues become one vector; special tokens count in neither mean nor max.
-        long: What becomes of proteins over the model's limit (ESM-2: 1,022 residues).
+        long: What becomes of proteins over the model's limit (ESM-2: 1,022 residues, ProtT5nv: 512).
         precision: auto is bf16 where the device multiplies it natively, fp16 on NVIDIA GPUs that have only that, else
             fp32; fp32 is exact everywhere; fp8 is for Hopper and newer.
         device: auto, cpu, cuda, cuda:N or mps.

@@ -3,8 +3,11 @@
     hardware    which device and precision, and why
     pieces      the long-sequence policy
     forward     batches through the network; a batch that does not fit is halved
+    openvino    the layers computed by OpenVINO instead of torch
     embed       pooling, windows put together, arrays in the caller's order
+    writing     what ProtT5nv's decoder writes
     model       Model
+    verify      a model's self-check
 
 A caller never asks which family it runs.
 """

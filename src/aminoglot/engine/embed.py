@@ -13,10 +13,11 @@ from itertools import zip_longest
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from aminoglot.engine.forward import Forward, is_allocation_failure
+from aminoglot.engine.forward import Forward
 from aminoglot.engine.pieces import Piece, pieces
+from aminoglot.errors import is_allocation_failure
 from aminoglot.packing import Packed
 from aminoglot.settings import Pool, Request
 
@@ -26,6 +27,12 @@ _AHEAD = 3
 Compute = Callable[[Packed], Tensor]
 """From a packed batch to float32 [C, T, D]."""
 NOT_FINITE = "the network's output is not finite"
+
+
+def not_finite(network: nn.Module) -> str | None:
+    """The first of the weights that has values which are no numbers; those in fp8 have a scale beside them."""
+    wide = ((name, tensor) for name, tensor in network.state_dict().items() if tensor.dtype.itemsize > 1)
+    return next((name for name, tensor in wide if not tensor.isfinite().all()), None)
 
 
 @dataclass
@@ -114,7 +121,8 @@ class _Collector:
         pooled: list[Tensor] = []
         filed: list[int] = []
         for owners, values_CNSD in self._rectangles(pieces, batch, values_CTD):
-            residues_CNSD = values_CNSD[:, :, self.forward.alphabet.prefix_length : -1]
+            before, special = self.forward.alphabet.prefix_length, self.forward.alphabet.special_length
+            residues_CNSD = values_CNSD[:, :, before : before + values_CNSD.shape[2] - special]
             if self.out.protein is not None:
                 filed += owners
                 pooled.append(_pool(values_CNSD, residues_CNSD, self.request.pool))

@@ -17,11 +17,9 @@ from torch import Tensor
 
 from aminoglot.engine.hardware import MOST_LANES, Hardware, exact
 from aminoglot.engine.pieces import Piece
+from aminoglot.errors import is_allocation_failure
 from aminoglot.packing import Packed, batches
 from aminoglot.tokens import Alphabet
-
-_SIGNS = ("DefaultCPUAllocator", "allocate memory", "out of memory", "bad_alloc", "STATUS_ALLOC_FAILED")
-
 
 LEAST_TOKENS = 128
 """Of a batch of few proteins, which are shared out among as many batches as there can be lanes."""
@@ -72,8 +70,7 @@ class Forward:
             ahead: batches that a lane may do while the oldest, perhaps one very long protein, is in work. Their values
                 wait in memory, so more than one is for work that files its results itself.
         """
-        special = 1 + self.alphabet.prefix_length
-        lengths = [piece.length + special for piece in pieces]
+        lengths = [piece.length + self.alphabet.special_length for piece in pieces]
         budget = self.budget
         if self.hardware.kind == "cpu":  # few proteins are shared out among the lanes too
             budget = min(budget, max(self.least, -(-sum(lengths) // MOST_LANES)))
@@ -161,11 +158,3 @@ def _enter_lane(hardware: Hardware, streams: Iterator[torch.cuda.Stream]) -> Non
 def _streams(device: torch.device, lanes: int) -> tuple[torch.cuda.Stream, ...]:
     """The lanes' streams, the same in every call: torch keeps freed memory for the stream that had it."""
     return tuple(torch.cuda.Stream(device) for _ in range(lanes))
-
-
-def is_allocation_failure(error: BaseException) -> bool:
-    """Whether memory ran out, on the host or on a device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    return any(sign in text for sign in _SIGNS)

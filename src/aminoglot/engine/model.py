@@ -9,24 +9,28 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from os import PathLike
+from threading import Lock
 from typing import Literal, NamedTuple, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aminoglot.checkpoints import Checkpoint, resolve
-from aminoglot.engine.embed import NOT_FINITE, Embedded, embed
+from aminoglot.checkpoints import Checkpoint, missing, resolve
+from aminoglot.engine.embed import NOT_FINITE, Embedded, embed, not_finite
 from aminoglot.engine.forward import LEAST_TOKENS, Forward
 from aminoglot.engine.hardware import NARROW, Hardware, choose
 from aminoglot.engine.pieces import Piece
+from aminoglot.engine.writing import SENTINEL_NOTES, Infilled, Sentinels, Writer, opened
 from aminoglot.errors import AminoglotWarning, InputError, ModelError, listing, plural
-from aminoglot.models.esm2 import LONGEST, ESM2Config
+from aminoglot.models.esm2 import ESM2
+from aminoglot.models.family import Config, Family, Network, family_of
 from aminoglot.models.linear import prepare
+from aminoglot.models.prott5nv import ProtT5nv
 from aminoglot.packing import Packed
 from aminoglot.sequences import LetterError, clean
 from aminoglot.settings import BackendChoice, Layer, Long, Per, Pool, PrecisionChoice, Request, resolve_layers
-from aminoglot.tokens import ESM2_ALPHABET, MASK
+from aminoglot.tokens import MASK
 
 Array = NDArray[np.float32]
 
@@ -60,7 +64,8 @@ def load(
     """Load a model.
 
     Args:
-        model: ``esm2-8m`` ... ``esm2-15b``, a Hugging Face id, a folder, a fair-esm ``.pt``, or ``random:esm2-8m``.
+        model: ``esm2-8m`` ... ``esm2-15b``, a Hugging Face id, a folder or file in any format that docs/checkpoints.md
+            lists (a ``.pt``, a ``.nemo``), or ``random:esm2-8m``.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         precision: ``auto`` (bf16 where the device multiplies it natively, else fp32), ``fp32`` or ``bf16``; on CUDA
             also ``fp16`` (what auto takes on Volta) and ``fp8`` (Hopper).
@@ -83,6 +88,7 @@ class Model:
     Attributes:
         name: what it was loaded as.
         config: the network's shape.
+        family: what all sizes of its kind have in common.
         hardware: device and precision, and why.
         alphabet: its vocabulary.
         limit: the longest protein of its model card, in residues.
@@ -91,12 +97,15 @@ class Model:
     def __init__(self, checkpoint: Checkpoint, hardware: Hardware) -> None:
         self.name = checkpoint.name
         self.config = checkpoint.config
+        self.family: Family = family_of(self.config)
         self.hardware = hardware.fitted(self.config.hidden)
-        self.alphabet = ESM2_ALPHABET
-        self.limit = LONGEST
-        self._checkpoint = checkpoint
+        self.alphabet = self.family.alphabet
+        self.limit = self.config.longest
+        self._checkpoint, self._notes = checkpoint, checkpoint.notes
         self._network = checkpoint.network()
         self._ready: Callable[[Sequence[int]], None] = lambda _: None
+        self._opened: Writer | None = None
+        self._opening = Lock()
         self._encoder = self._prepared()
         self.budget = token_budget(self.config, self.hardware)
 
@@ -116,7 +125,8 @@ class Model:
     def digest(self) -> str:
         """SHA-256 of the encoder's weights, the same in every file format; see Checkpoint.digest."""
         digest = self._checkpoint.digest
-        del self._checkpoint  # what was read, not mapped, would lie beside the narrowed weights
+        # What was read, not mapped, would lie beside the narrowed weights.
+        self._checkpoint = self._checkpoint.only(self.family.on_demand)
         return digest
 
     def __repr__(self) -> str:
@@ -125,6 +135,10 @@ class Model:
 
     def request(self, per: Per, layer: Layer, pool: Pool, long: Long) -> Request:
         """Check and resolve what a user asks for."""
+        for option, value in (("pool", pool), ("long", long)):
+            reason = self.family.refused.get((option, value))
+            if reason:
+                raise InputError(f"{option} {value}: {reason}")
         layers, several = resolve_layers(layer, self.config.layers)
         return Request(per, layers, several, pool, long, self.limit)
 
@@ -147,9 +161,17 @@ class Model:
         forward = Forward(self.alphabet, self.hardware, budget, budget if full_batches else LEAST_TOKENS)
         shape = (len(request.layers), self.config.hidden)
         self._ready(request.layers)
-        return embed(
+        found = embed(
             forward, texts, request, shape, lambda batch: self._encoder.representations(batch, request.layers), done
         )
+        if NOT_FINITE in found.failed.values() and self._not_finite:
+            why = f"{NOT_FINITE}, for {self._not_finite} in {self.name} is not"
+            found.failed.update({owner: why for owner, said in found.failed.items() if said == NOT_FINITE})
+        return found
+
+    @cached_property
+    def _not_finite(self) -> str | None:
+        return not_finite(self._network)
 
     @overload
     def embed(
@@ -195,7 +217,7 @@ class Model:
         Args:
             sequences: residues as letters; what may be in them is said in :mod:`aminoglot.sequences.letters`.
             per: ``protein``, ``residue`` or ``both``.
-            layer: a number (0 is the scaled embedding, -1 the last layer, after its norm), several, or ``all``.
+            layer: a number (0 is the embedding, -1 the last layer, after its norm), several, or ``all``.
             pool: ``mean`` over residues, ``max``, or ``cls``; special tokens are in neither mean nor max.
             long: for proteins over the model's limit: ``truncate`` (with a warning), ``window``, ``full``, ``error``.
 
@@ -234,7 +256,7 @@ class Model:
         Raises:
             ModelError: when the checkpoint has no language-model head.
         """
-        self._need("lm_head", "logits")
+        network = self._esm2("lm_head", "logits")
         texts = _cleaned(sequences, masks=True)
         request = self.request("residue", -1, "mean", long)
         self._mind_length(texts, request)
@@ -244,7 +266,7 @@ class Model:
         self._ready(last)
 
         def compute(batch: Packed) -> Tensor:
-            return self._network.logits(self._encoder.representations(batch, last)[0])[None]
+            return network.logits(self._encoder.representations(batch, last)[0])[None]
 
         result, back = self._in_order(texts, lambda ordered: embed(forward, ordered, request, shape, compute))
         return [result.residues_of(i)[0] for i in back]
@@ -263,7 +285,7 @@ class Model:
             ModelError: when the checkpoint has no contact head.
             InputError: for ``long="window"`` or ``"skip"``, which no map can be put together from.
         """
-        self._need("contact_head", "contacts")
+        network = self._esm2("contact_head", "contacts")
         if long not in ("truncate", "full", "error"):
             raise InputError(f"contacts with long={long!r}: a map needs the protein whole; use truncate, full or error")
         texts = _cleaned(sequences)
@@ -274,7 +296,7 @@ class Model:
         residues = request.embedded(np.array([len(text) for text in texts]))
         for index, (text, stop) in enumerate(zip(texts, residues.tolist(), strict=True)):
             piece = Piece(index, 0, stop)
-            outcome = next(forward([piece], texts, lambda _, batch: self._network.contacts(batch)[0]))
+            outcome = next(forward([piece], texts, lambda _, batch: network.contacts(batch)[0]))
             if outcome.values is None:
                 raise ModelError(f"sequence {index}: not enough memory for its contact map ({len(text):,} residues)")
             contacts = outcome.values.float().cpu().numpy()
@@ -283,9 +305,123 @@ class Model:
             maps.append(contacts)
         return maps
 
-    def _need(self, head: str, what: str) -> None:
+    def infill(self, sequence: str) -> Infilled:
+        """Write the hidden residues of a protein (ProtT5nv).
+
+        Args:
+            sequence: residues as letters; ``<mask>`` hides one, at most 76 of them.
+
+        Returns:
+            ``sequence`` with the likeliest amino acid at every mask, and ``probabilities`` float32 [masks, 20], columns
+            ACDEFGHIKLMNPQRSTVWY. Masks are written from left to right; each depends on those before it.
+
+        Raises:
+            InputError: for a sequence without masks, with more than 76, or of more than 512 residues.
+            ModelError: when the checkpoint has no decoder.
+        """
+        if not isinstance(sequence, str):
+            raise InputError("infill takes one sequence, as text")
+        return self._writer().infill(_cleaned([sequence], masks=True)[0])
+
+    def distributions(self, sequences: Iterable[str]) -> list[Array]:
+        """What the model expects at every residue, when that one alone is hidden (ProtT5nv).
+
+        Returns:
+            A list of float32 [L_i, 20], rows summing to one, columns ACDEFGHIKLMNPQRSTVWY.
+
+        Raises:
+            InputError: for a sequence of more than 512 residues.
+            ModelError: when the checkpoint has no decoder.
+        """
+        writer = self._writer()
+        return [writer.distributions(text) for text in _cleaned(sequences)]
+
+    def forced_logits(self, sequences: Iterable[str], targets: Iterable[str]) -> list[Array]:
+        """The decoder's logits when it is told what to write (ProtT5nv): teacher forcing.
+
+        Args:
+            sequences: what the encoder sees; the k-th ``<mask>`` of each becomes the sentinel ``<extra_id_k>``.
+            targets: for each sequence tokens as text, ``"<extra_id_0>A<extra_id_1>G"``. ``<s>`` is put before them.
+
+        Returns:
+            A list of float32 [1 + tokens, V]; row u is what may follow the first u tokens. Columns are
+            ``model.alphabet.tokens``.
+        """
+        if isinstance(targets, str):
+            raise InputError("one string was given where a list of targets is expected; write [target]")
+        return self._writer().forced(_cleaned(sequences, masks=True), list(targets))
+
+    def generate(
+        self,
+        sequences: Iterable[str],
+        *,
+        most: int | None = None,
+        top_p: float | None = None,
+        temperature: float = 1.0,
+        seed: int = 0,
+    ) -> list[str]:
+        """Let the decoder write what it will (ProtT5nv).
+
+        Args:
+            sequences: what the encoder sees; the k-th ``<mask>`` of each becomes the sentinel ``<extra_id_k>``.
+            most: tokens a protein, 256 unless told; writing stops at the model's own end, or there.
+            top_p: draw from the fewest tokens that together have this probability; None takes the likeliest.
+            temperature: logits are divided by it before drawing.
+            seed: the same seed, model and sequence give the same tokens (but for rounding, in half precision), whatever
+                else is in the list. A sequence that is in it several times is written in several ways.
+
+        Returns:
+            For each sequence tokens as text, ``"<extra_id_0>A<extra_id_1>G"``, without ``<s>`` and ``</s>``.
+        """
+        return self._writer().generate(_cleaned(sequences, masks=True), most, top_p, temperature, seed)
+
+    @property
+    def network(self) -> Network:
+        """The torch network; a decoder is part of it once something was written."""
+        return self._network
+
+    @property
+    def sentinels(self) -> Sentinels:
+        """How residues were hidden in a ProtT5nv's training, as far as a probe of its decoder tells.
+
+        ``proper``: as ``<extra_id_0>``, ``<extra_id_1>`` and so on; ``collapsed``: as ``<unk>``, all of them;
+        ``unknown``: it cannot be told.
+        """
+        return self._writer().sentinels
+
+    def _writer(self) -> Writer:
+        """The decoder, loaded when first asked for."""
+        network = self._network
+        if not isinstance(network, ProtT5nv):
+            raise InputError(
+                f"{self.name} is an {self.family.name}, which has no decoder: it embeds, but does not write"
+            )
+        last = [self.config.layers]
+        self._ready(last)
+        with self._opening:
+            if self._opened is None:
+                self._opened = opened(
+                    self.name,
+                    network,
+                    self._checkpoint,
+                    lambda batch: self._encoder.representations(batch, last)[0],
+                    self.hardware,
+                    self.budget,
+                )
+                note = SENTINEL_NOTES.get(self._opened.sentinels)
+                if note:
+                    warnings.warn(f"{self.name}: {note}", AminoglotWarning, stacklevel=3)
+            return self._opened
+
+    def _esm2(self, head: str, what: str) -> ESM2:
+        """The network, with a head of ESM-2's."""
+        if not isinstance(self._network, ESM2):
+            raise InputError(
+                f"{what} are ESM-2's, and {self.name} is a {self.family.name}; it has distributions and forced_logits"
+            )
         if getattr(self._network, head) is None:
-            raise ModelError(f"{self.name}: this checkpoint came without the weights that {what} need ({head})")
+            raise ModelError(f"{self.name}: {missing(head, self._notes)}")
+        return self._network
 
     def _mind_length(self, texts: Sequence[bytes], request: Request) -> None:
         long = [i for i, text in enumerate(texts) if len(text) > request.limit]
@@ -317,7 +453,7 @@ class Model:
         return result, back
 
 
-def token_budget(config: ESM2Config, hardware: Hardware) -> int:
+def token_budget(config: Config, hardware: Hardware) -> int:
     """Tokens a batch, fixed by the network's width and the kind of device, so that a rerun is identical.
 
     Batches on a CPU are small, the smaller the wider the network, so that they stay in a core's cache and lanes end

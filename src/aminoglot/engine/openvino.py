@@ -1,9 +1,9 @@
-"""ESM-2's encoder compiled by OpenVINO: on most CPUs the fastest way to run it, fp32 included.
+"""Encoders compiled by OpenVINO: on most CPUs the fastest way to run them, fp32 included.
 
 OpenVINO is fed better than a converted model would be: proteins are never padded to their neighbours' length, and
 only in narrow networks to the width of the processor's registers; each lane of the engine has a stream, and so a core,
 of its own; weights come from where they are mapped. The compiled part begins after the token embedding; that, the
-rotary tables and all heads are the torch network's.
+rotary tables, all heads and decoders are the torch network's.
 
 Shapes: T packed tokens, C layers asked for, N sequences of S tokens, fillers included, D hidden, H heads, K head size.
 """
@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aminoglot.engine.forward import is_allocation_failure
 from aminoglot.engine.hardware import Hardware
-from aminoglot.errors import InputError, ModelError
-from aminoglot.models.esm2 import ESM2, NORM_EPSILON, Block, ESM2Config, Rotary
+from aminoglot.errors import InputError, ModelError, is_allocation_failure
+from aminoglot.models.esm2 import ESM2, NORM_EPSILON, Block, Rotary
+from aminoglot.models.family import Network
 from aminoglot.models.linear import Precision
 from aminoglot.packing import Packed
 
@@ -53,7 +53,7 @@ class OpenVINOEncoder:
         hardware: precision, and how many lanes.
     """
 
-    def __init__(self, network: ESM2, hardware: Hardware) -> None:
+    def __init__(self, network: Network, hardware: Hardware) -> None:
         self._network, self._hardware = network, hardware
         self._layers: tuple[int, ...] | None = None
         self._requests: SimpleQueue[Any] = SimpleQueue()
@@ -111,16 +111,18 @@ class OpenVINOEncoder:
 
         Compiles first, where these are not the layers of the call before.
         """
-        # After a sequence of one token OpenVINO 2026.4 computes longer ones wrongly; ESM-2's have two at least.
-        assert min(batch.lengths) > 1, "OpenVINO must not be given a sequence of one token"
         requests = self._compiled(layers)
         x_TD = self._network.embedded(batch)
         out_CTD = x_TD.new_empty(len(layers), *x_TD.shape)
-        step = _step(self._network.config)
+        step = _step(self._network)
         all_tables = _tables(-(-max(batch.lengths) // step) * step, self._network)
         request = requests.get()
         try:
             for width, rows in _rectangles(batch.lengths, step):
+                if width == 1:  # after such a one OpenVINO 2026.4 computes longer ones wrongly
+                    whole = slice(rows[0].start, rows[-1].stop)
+                    out_CTD[:, whole] = self._by_torch(batch.tokens_T[whole], layers)
+                    continue
                 inputs = [_rectangle(x_TD, rows, width), *(table[:, :, :width] for table in all_tables)]
                 if step > 1:
                     inputs.append(_mask(rows, width))
@@ -131,6 +133,10 @@ class OpenVINOEncoder:
         finally:
             requests.put(request)
         return out_CTD
+
+    def _by_torch(self, tokens_N: Tensor, layers: Sequence[int]) -> Tensor:
+        """Sequences of one token each, float32 [C, N, D]."""
+        return self._network.representations(Packed(tokens_N, (1,) * len(tokens_N)), layers)
 
 
 @contextmanager
@@ -150,9 +156,9 @@ def uninterrupted() -> Iterator[None]:
         handler(*given)
 
 
-def _step(config: ESM2Config) -> int:
+def _step(network: Network) -> int:
     """Sequences are filled up to a multiple of this."""
-    return _REGISTER if config.hidden < _FILLED else 1
+    return _REGISTER if network.config.hidden < _FILLED else 1
 
 
 def _rectangles(lengths: Sequence[int], step: int) -> Iterator[tuple[int, list[slice]]]:
@@ -187,8 +193,13 @@ def _mask(rows: Sequence[slice], width: int) -> Tensor:
     return (filler_NS * _MASKED)[:, None, None]
 
 
-def _tables(length: int, network: ESM2) -> list[Tensor]:
-    """Cosines and sines of all positions, [1, 1, S, K]: for queries, scaled as attention wants them, and for keys."""
+def _tables(length: int, network: Network) -> list[Tensor]:
+    """Cosines and sines of all positions, [1, 1, S, K]: for queries, scaled as attention wants them, and for keys.
+
+    None for a network whose positions are in its embeddings.
+    """
+    if not isinstance(network, ESM2):
+        return []
     rotary = Rotary.of(torch.arange(length), network.frequencies)
     size = network.config.head_size
     cos, sin = rotary.cos, rotary.sin.clone()
@@ -196,25 +207,26 @@ def _tables(length: int, network: ESM2) -> list[Tensor]:
     return [(scale * table).view(1, 1, length, size) for scale in (size**-0.5, 1.0) for table in (cos, sin)]
 
 
-def _graph(network: ESM2, layers: Sequence[int], precision: Precision) -> Any:
+def _graph(network: Network, layers: Sequence[int], precision: Precision) -> Any:
     """OpenVINO's model of the encoder: x [N, S, D], :func:`_tables` and perhaps a mask in, these layers out."""
     import openvino
     from openvino import opset13 as op
 
     config = network.config
     x = op.parameter([-1, -1, config.hidden], np.float32)
-    tables = [op.parameter([1, 1, -1, config.head_size], np.float32) for _ in range(4)]
-    mask = op.parameter([-1, 1, 1, -1], np.float32) if _step(config) > 1 else None
+    rotary = isinstance(network, ESM2)
+    tables = [op.parameter([1, 1, -1, config.head_size], np.float32) for _ in range(4 if rotary else 0)]
+    mask = op.parameter([-1, 1, 1, -1], np.float32) if _step(network) > 1 else None
     inputs, found = [x, *tables, *([mask] if mask else [])], {0: x}
     for layer in range(1, max(layers) + 1):
         x = _block(op, x, mask, tables, cast(Block, network.layers[layer - 1]), precision)
         found[layer] = _norm(op, x, network.final_norm) if layer == config.layers else x
-    return openvino.Model([found[layer] for layer in layers], inputs, "esm2")
+    return openvino.Model([found[layer] for layer in layers], inputs, "encoder")
 
 
 def _block(op: Any, x_NSD: Any, mask: Any, tables: Sequence[Any], block: Block, precision: Precision) -> Any:
     x_NSD = op.add(x_NSD, _attention(op, _norm(op, x_NSD, block.attention_norm), mask, tables, block))
-    wide = op.gelu(_linear(op, _norm(op, x_NSD, block.feed_forward_norm), block.up), "erf")
+    wide = op.gelu(_linear(op, _norm(op, x_NSD, block.feed_forward_norm), block.up), "erf" if tables else "tanh")
     down_NSD = _linear(op, wide, block.down)
     if precision == "fp32" and block.down.in_features >= _DEEP:  # changes nothing, but OpenVINO takes a faster kernel
         down_NSD = op.clamp(down_NSD, -np.inf, np.inf)  # not a finite bound, which would hide what is not finite
@@ -228,7 +240,10 @@ def _attention(op: Any, x_NSD: Any, mask: Any, tables: Sequence[Any], block: Blo
         op.transpose(op.reshape(_linear(op, x_NSD, one), np.array([0, 0, heads, size]), True), np.array([0, 2, 1, 3]))
         for one in (block.attention.query, block.attention.key, block.attention.value)
     )
-    q, k = _rotated(op, q, tables[:2], size), _rotated(op, k, tables[2:], size)
+    if tables:
+        q, k = _rotated(op, q, tables[:2], size), _rotated(op, k, tables[2:], size)
+    else:
+        q = op.multiply(q, np.float32(size**-0.5))
     scores_NHSS = op.matmul(q, k, False, True)
     if mask:
         scores_NHSS = op.add(scores_NHSS, mask)

@@ -1,71 +1,99 @@
 """The only place where an attention kernel is chosen.
 
-Attention runs inside each sequence of a packed batch; no score between two proteins, and none with padding, is
-ever computed.
+Attention runs inside each sequence of a packed batch, or from it to another sequence of its own; no score between two
+proteins, and none with padding, is ever computed.
 
-Shapes: T packed tokens, H heads, K head size, N sequences of equal length, S their length.
+Shapes: U packed tokens that look, T packed tokens that are looked at (the same, but in a decoder), H heads, K head
+size, N sequences of equal length, S their length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from aminoglot.packing import Packed
+from aminoglot.packing import Packed, Run
 
-Kernel = Callable[[Tensor, Tensor, Tensor, Packed], Tensor]
+Kernel = Callable[[Tensor, Tensor, Tensor, Packed, Packed, bool], Tensor]
 
 
-def attention(q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, batch: Packed) -> Tensor:
-    """Bidirectional attention within each sequence, scores scaled by K^-0.5.
+def attention(
+    q_UHK: Tensor, k_THK: Tensor, v_THK: Tensor, batch: Packed, keys: Packed | None = None, causal: bool = False
+) -> Tensor:
+    """Attention of each sequence to itself or to another of its own, scores scaled by K^-0.5.
+
+    Args:
+        q_UHK: queries.
+        k_THK: keys.
+        v_THK: values.
+        batch: how the queries lie.
+        keys: how keys and values lie, where that is different.
+        causal: no token looks at later ones; the last query is at the place of the last key.
 
     Returns:
-        [T, H, K], in the type of the values.
+        [U, H, K], in the type of the values.
     """
-    return choose(q_THK)(q_THK, k_THK, v_THK, batch)
+    return choose(q_UHK)(q_UHK, k_THK, v_THK, batch, keys or batch, causal)
 
 
-def choose(q_THK: Tensor) -> Kernel:
+def choose(q_UHK: Tensor) -> Kernel:
     """The kernel for these queries: torch's variable-length one on CUDA in half precision, else runs of equal length.
 
     The variable-length kernel has no float32, needs compute capability 8.0 (Ampere), and there is none for a CPU.
     """
-    half = q_THK.dtype in (torch.bfloat16, torch.float16)
-    if q_THK.is_cuda and half and torch.cuda.get_device_capability(q_THK.device) >= (8, 0):
+    half = q_UHK.dtype in (torch.bfloat16, torch.float16)
+    if q_UHK.is_cuda and half and torch.cuda.get_device_capability(q_UHK.device) >= (8, 0):
         return variable_length
     return by_runs
 
 
-def by_runs(q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, batch: Packed) -> Tensor:
+def by_runs(q_UHK: Tensor, k_THK: Tensor, v_THK: Tensor, batch: Packed, keys: Packed, causal: bool) -> Tensor:
     """One fused kernel a run of equal lengths: batches sorted by length need few, and none of them pads."""
-    out_THK = torch.empty_like(v_THK)
-    for run in batch.runs:
-        q_NHSK, k_NHSK, v_NHSK = (_rectangle(x_THK, run.start, run.stop, run.length) for x_THK in (q_THK, k_THK, v_THK))
-        o_NHSK = F.scaled_dot_product_attention(q_NHSK, k_NHSK, v_NHSK)
-        out_THK[run.start : run.stop] = o_NHSK.transpose(1, 2).reshape(-1, *v_THK.shape[1:])
-    return out_THK
+    out_UHK = torch.empty_like(q_UHK)
+    for run, asked in _pairs_of_runs(batch, keys):
+        q_NHSK = _rectangle(q_UHK, run)
+        k_NHSK, v_NHSK = _rectangle(k_THK, asked), _rectangle(v_THK, asked)
+        mask = _causal_mask(run.length, asked.length, q_UHK.device) if causal and run.length > 1 else None
+        o_NHSK = F.scaled_dot_product_attention(q_NHSK, k_NHSK, v_NHSK, mask)
+        out_UHK[run.start : run.stop] = o_NHSK.transpose(1, 2).reshape(-1, *q_UHK.shape[1:])
+    return out_UHK
 
 
-def variable_length(q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, batch: Packed) -> Tensor:
+def variable_length(q_UHK: Tensor, k_THK: Tensor, v_THK: Tensor, batch: Packed, keys: Packed, causal: bool) -> Tensor:
     """torch's packed kernel for CUDA in half precision; unsplit, so that batch mates do not change a sum's order."""
     from torch.nn.attention.varlen import varlen_attn
 
-    longest = max(batch.lengths)
-    cu_seqlens = batch.cu_seqlens
-    out_THK = varlen_attn(q_THK, k_THK, v_THK, cu_seqlens, cu_seqlens, longest, longest, num_splits=1)
-    assert isinstance(out_THK, Tensor)
-    return out_THK
+    out_UHK = varlen_attn(
+        q_UHK,
+        k_THK,
+        v_THK,
+        batch.cu_seqlens,
+        keys.cu_seqlens,
+        max(batch.lengths),
+        max(keys.lengths),
+        window_size=(-1, 0) if causal else (-1, -1),
+        num_splits=1,
+    )
+    assert isinstance(out_UHK, Tensor)
+    return out_UHK
 
 
-def reference(q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, batch: Packed) -> Tensor:
+def reference(
+    q_UHK: Tensor, k_THK: Tensor, v_THK: Tensor, batch: Packed, keys: Packed | None = None, causal: bool = False
+) -> Tensor:
     """Attention as it is written in a textbook: what the kernels are tested against."""
-    parts = [
-        torch.einsum("hst,thk->shk", a_HSS, v_SHK.float())
-        for a_HSS, v_SHK in zip(probabilities(q_THK, k_THK, batch), v_THK.split(batch.lengths), strict=True)
-    ]
+    lengths = (keys or batch).lengths
+    parts = []
+    for q_SHK, k_SHK, v_SHK in zip(q_UHK.split(batch.lengths), k_THK.split(lengths), v_THK.split(lengths), strict=True):
+        scores_HSS = torch.einsum("shk,thk->hst", q_SHK.float(), k_SHK.float()) * q_SHK.shape[-1] ** -0.5
+        if causal:
+            later = torch.arange(len(k_SHK)) > torch.arange(len(q_SHK))[:, None] + len(k_SHK) - len(q_SHK)
+            scores_HSS = scores_HSS.masked_fill(later.to(scores_HSS.device), -torch.inf)
+        parts.append(torch.einsum("hst,thk->shk", scores_HSS.softmax(-1), v_SHK.float()))
     return torch.cat(parts).to(v_THK.dtype)
 
 
@@ -76,6 +104,24 @@ def probabilities(q_THK: Tensor, k_THK: Tensor, batch: Packed) -> Iterator[Tenso
         yield (scores_HSS * q_SHK.shape[-1] ** -0.5).softmax(-1)
 
 
-def _rectangle(x_THK: Tensor, start: int, stop: int, length: int) -> Tensor:
+def _pairs_of_runs(batch: Packed, keys: Packed) -> Iterable[tuple[Run, Run]]:
+    """Neighbours that have both lengths in common, as two rectangles."""
+    if keys is batch:
+        return zip(batch.runs, batch.runs, strict=True)
+    pairs = []
+    row = asked = 0
+    for (length, keys_length), group in groupby(zip(batch.lengths, keys.lengths, strict=True)):
+        count = len(list(group))
+        pairs.append((Run(row, count, length), Run(asked, count, keys_length)))
+        row, asked = row + count * length, asked + count * keys_length
+    return pairs
+
+
+def _rectangle(x_THK: Tensor, run: Run) -> Tensor:
     """Rows of one run as [N, H, S, K]: a view, nothing is copied."""
-    return x_THK[start:stop].view(-1, length, *x_THK.shape[1:]).transpose(1, 2)
+    return x_THK[run.start : run.stop].view(run.count, run.length, *x_THK.shape[1:]).transpose(1, 2)
+
+
+def _causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
+    """True where a query may look, [queries, keys]."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)

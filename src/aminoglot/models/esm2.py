@@ -59,6 +59,11 @@ class ESM2Config:
             raise ValueError(f"hidden {self.hidden} must be an even multiple of heads {self.heads}")
 
     @property
+    def longest(self) -> int:
+        """The longest protein of the model card."""
+        return LONGEST
+
+    @property
     def head_size(self) -> int:
         return self.hidden // self.heads
 

@@ -17,7 +17,9 @@ _HINTS = {
     **dict.fromkeys("-.~", "a gap: this looks like an alignment; remove its gaps first"),
     **dict.fromkeys("0123456789", "a digit: this looks like a numbered listing, not plain FASTA"),
     **dict.fromkeys(" \t", "a space inside the sequence: join the blocks first"),
-    **dict.fromkeys("<>[](){}", "no residue; tokens such as <mask> are understood by model.logits only"),
+    **dict.fromkeys(
+        "<>[](){}", "no residue; a hidden one is <mask>, in small letters, where logits, infill, generate take it"
+    ),
     "?": "no residue; write X for an unknown one",
     "_": "no residue; write X for an unknown one",
 }
