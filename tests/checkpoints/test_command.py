@@ -173,6 +173,7 @@ def test_verify(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Random weights are a sound model that publishes nothing: nothing fails, and nothing is claimed of them."""
     assert status("verify", name, "--device", "cpu") == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("note")]
+    assert lines.pop().startswith("sound")
     checks = {line[8:].split(":")[0]: line[:8].strip() for line in lines}
     for check in (
         "parameters",

@@ -177,7 +177,7 @@ def test_what_is_no_string_is_named_by_its_position(model: Model) -> None:
         ("MK1", "digit"),
         ("MKé", "'é' at position 3"),
         ("MK\x01", "position 3"),
-        ("M<mask>K", "model.logits, infill, generate and forced_logits only"),
+        ("M<mask>K", "where logits, infill, generate take it"),
         ("MK\ud800", "position 3"),
     ],
 )

@@ -266,6 +266,7 @@ def test_collapsed_sentinels_are_used_as_they_were(checkpoint: Checkpoint) -> No
         (lambda model: model.infill("MKT"), "<mask>"),
         (lambda model: model.infill("<mask>" * 77), "76 at most"),
         (lambda model: model.infill("M" * 512 + "<mask>"), "512 at most"),
+        (lambda model: model.infill(["MKT<mask>"]), "one sequence"),
         (lambda model: model.distributions(["M" * 513]), "512 at most"),
         (lambda model: model.forced_logits(["MK"], ["<nothing>"]), "no token"),
         (lambda model: model.forced_logits(["MK"], ["A\nG"]), "no token"),

@@ -164,10 +164,10 @@ def lost(checkpoint: Checkpoint, to: Format) -> tuple[str, ...]:
         notes.append("NeMo 1 has no place for a contact head; it was left out")
     if to == "nemo1":
         notes.append("NeMo's tokenizer files are not written; BioNeMo brings its own")
+    if to == "fair-esm" and not checkpoint.has("contact_head"):
+        notes.append("there was no contact head to write, and fair-esm opens no file without one beside it")
     if to == "huggingface" and isinstance(checkpoint.config, ProtT5nvConfig):
-        notes.append(
-            "transformers has no tokenizer for ProtT5nv, so none is written: a residue is a token, ids as in docs"
-        )
+        notes.append("transformers has no tokenizer for ProtT5nv, so none is written: ids are in docs/prott5nv.md")
     return tuple(notes)
 
 

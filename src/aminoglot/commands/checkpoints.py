@@ -66,4 +66,5 @@ def verify(model: str, /, *, device: str = "auto") -> int:
             mark = {True: "ok", False: "FAILED", None: "-"}[check.passed]
             print(f"{mark:6}  {check.name}: {check.said}", flush=True)
             failed += check.passed is False
+    print("sound, as far as these checks see" if not failed else f"{failed} failed")
     return 1 if failed else 0

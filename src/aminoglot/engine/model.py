@@ -319,6 +319,8 @@ class Model:
             InputError: for a sequence without masks, with more than 76, or of more than 512 residues.
             ModelError: when the checkpoint has no decoder.
         """
+        if not isinstance(sequence, str):
+            raise InputError("infill takes one sequence, as text")
         return self._writer().infill(_cleaned([sequence], masks=True)[0])
 
     def distributions(self, sequences: Iterable[str]) -> list[Array]:

@@ -200,7 +200,7 @@ class Writer:
     def _check(self, number: int, text: bytes) -> None:
         longest = self._network.config.longest
         if len(text) > longest:
-            raise InputError(f"sequence {number}: {len(text):,} residues; ProtT5nv's decoder takes {longest} at most")
+            raise InputError(f"sequence {number}: {len(text):,} residues; {longest} at most go in: give it a part")
         most = min(MOST_MASKS, self._places // 2)  # a sentinel and a residue each
         if text.count(MASK) > most:
             raise InputError(f"sequence {number}: {text.count(MASK)} masks; this model was trained on {most} at most")

@@ -18,7 +18,7 @@ _HINTS = {
     **dict.fromkeys("0123456789", "a digit: this looks like a numbered listing, not plain FASTA"),
     **dict.fromkeys(" \t", "a space inside the sequence: join the blocks first"),
     **dict.fromkeys(
-        "<>[](){}", "no residue; <mask>, in small letters, is for model.logits, infill, generate and forced_logits only"
+        "<>[](){}", "no residue; a hidden one is <mask>, in small letters, where logits, infill, generate take it"
     ),
     "?": "no residue; write X for an unknown one",
     "_": "no residue; write X for an unknown one",
