@@ -77,6 +77,7 @@ def database(work: Path, memory: str, threads: int) -> Iterator[Any]:
         raise InputError(f"--memory {memory}, --threads {threads}: DuckDB cannot work with these ({error})") from error
     try:
         with connection:
+            connection.execute("SET enable_progress_bar = false")  # it would write into ours
             yield connection
     except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
         raise JobError(
