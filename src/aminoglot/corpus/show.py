@@ -110,7 +110,8 @@ def _draw_sizes(corpus: Corpus) -> bytes:
     edges = np.concatenate(([0.5], 2 ** np.arange(0, np.ceil(np.log2(sizes.max() + 1)) + 1) + 0.5))
     total = np.histogram(sizes, edges)[0]
     figure, axes = _figure("How many members a cluster has", "members")
-    labels = ["1" if low < 1 else f"{int(low + 0.5)} to {int(high - 0.5)}" for low, high in pairwise(edges)]
+    ranges = [(int(low + 0.5), int(high - 0.5)) for low, high in pairwise(edges)]
+    labels = [f"{first} to {last}" if first < last else str(last) for first, last in ranges]
     axes.bar(range(len(total)), total, color=_BLUE)
     axes.set_xticks(range(len(total)), labels, fontsize=8, rotation=20)
     axes.set_yscale("log")
