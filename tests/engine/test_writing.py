@@ -277,7 +277,7 @@ def test_collapsed_sentinels_are_used_as_they_were(checkpoint: Checkpoint) -> No
         (lambda model: model.generate(["MK"], temperature=1.5), "give top_p too"),
         (lambda model: model.generate(["MK"], seed=1), "give top_p too"),
         (lambda model: model.generate(["MK"], top_p=0.5, seed=-1), "seed=-1"),
-        (lambda model: model.embed(["M<mask>"]), "infill"),
+        (lambda model: model.embed(["M<mask>"]), "<mask>, in small letters, where logits, infill, generate take it"),
         (lambda model: model.generate(["MK"], most=0), "most=0"),
         (lambda model: model.generate(["MK"], top_p=0.0), "top_p"),
         (lambda model: model.generate(["MK"], temperature=0.0), "temperature"),

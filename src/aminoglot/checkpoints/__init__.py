@@ -14,6 +14,7 @@
     archive             folders and tar files: their files by name, mapped
     fused               queries, keys and values in one matrix
     safe_pickle         the only reader of pickles
+    torch_file          where in a torch file its numbers lie
     keys                key templates, used in both directions
 
 No format's key or file name is known outside this room.

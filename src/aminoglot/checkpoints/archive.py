@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aminoglot.errors import AminoglotWarning, ModelError, is_allocation_failure
+from aminoglot.errors import AminoglotWarning, ModelError
 
 _GZIP = b"\x1f\x8b"
 _MOST_MEMBERS = 10_000
 _MOST_HEADER, _MOST_HEADERS = 1 << 20, 8 << 20
 _DEPTH = 4
 _MOST_TEXT = 256 << 10
-_MOST_INDEX = 16 << 20
+_MOST_INDEX = 8 << 20
 _MOST_GROWTH = 20
 """Weights hardly shrink when packed; what grows more than so many times is made to fill a disk."""
 _SPARE = 1 << 30
@@ -151,45 +151,28 @@ def opened(path: Path) -> Iterator[Files]:
 
     Raises:
         ModelError: for anything but an archive of regular files with proper names, for one that is damaged, and where
-            the disk has no room for what is to be unpacked. What goes wrong while it is open becomes one too.
+            the disk has no room for what is to be unpacked.
     """
-    try:
+    with ExitStack() as stack:
         if path.is_dir():
-            with ExitStack() as stack:
-                yield Folder(path, stack)
+            yield Folder(path, stack)
             return
-        with path.open("rb") as file:
-            packed = file.read(2) == _GZIP
-            file.seek(0)
-            if not packed:
-                yield Archive(path, file)
-                return
-            with tempfile.TemporaryFile() as whole:
-                _unpack(path, file, whole)
-                yield Archive(path, whole)
-    except ModelError:
-        raise
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # damage surfaces as nearly anything
-        if is_allocation_failure(error):
-            raise ModelError(f"{path}: there is not enough memory to read it") from error
-        raise ModelError(f"{path}: damaged, or not what NeMo saves ({type(error).__name__})") from error
+        file: BinaryIO = stack.enter_context(path.open("rb"))
+        packed = file.read(2) == _GZIP
+        file.seek(0)
+        if packed:
+            whole = stack.enter_context(tempfile.TemporaryFile())
+            _unpack(path, file, whole)
+            file = whole
+        yield Archive(path, file)
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is a tar, or a gzipped something.
-
-    Raises:
-        ModelError: when it cannot be read.
-    """
+    """Whether a file is a tar, or a gzipped something."""
     if not path.is_file():
         return False
-    try:
-        with path.open("rb") as file:
-            start = file.read(512)
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
+    with path.open("rb") as file:
+        start = file.read(512)
     return start[:2] == _GZIP or start[257:262] == b"ustar"
 
 

@@ -33,7 +33,7 @@ from aminoglot.checkpoints.checkpoint import (
 )
 from aminoglot.checkpoints.fused import QKV, Tied, fused, padded, unfused, unpadded
 from aminoglot.checkpoints.keys import KeyMap
-from aminoglot.errors import ModelError
+from aminoglot.errors import ModelError, first_line
 from aminoglot.models.esm2 import NORM_EPSILON, ESM2Config
 from aminoglot.models.family import Config, family_of
 from aminoglot.tokens import ESM2_ALPHABET
@@ -147,8 +147,7 @@ def _settings(path: Path, opened: archive.Files) -> tuple[dict[str, Any], str]:
     except ModelError:
         raise
     except Exception as error:  # dates that are none, and the like, are no YAMLErrors
-        first = str(error).partition("\n")[0][:200]
-        raise ModelError(f"{path}: {_SETTINGS} cannot be read as YAML ({first})") from error
+        raise ModelError(f"{path}: {_SETTINGS} cannot be read as YAML ({first_line(error)})") from error
     if not isinstance(settings, dict):
         raise ModelError(f"{path}: {_SETTINGS} holds no settings")
     return settings, found[0].removesuffix(_SETTINGS)

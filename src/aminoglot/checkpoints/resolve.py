@@ -63,13 +63,18 @@ def resolve(model: str | PathLike[str]) -> Checkpoint:
         if name not in SIZES:
             raise ModelError(f"{model}: no such size; there are {', '.join(_RANDOM + size for size in SIZES)}")
         return untrained(name)
+    with _readable(model):
+        return _found(model)
+
+
+def _found(model: str) -> Checkpoint:
+    """A model with trained weights: by its known name, its path, or its name on the hub."""
     known = registry.find(model)
     if known is not None:
         return _known(known)
     path = _existing(model)
     if path is not None:
-        with _readable(model):
-            return _path(path, model)
+        return _path(path, model)
     if _REPOSITORY.fullmatch(model) and not model.endswith(_ENDINGS):
         repository, _, revision = model.partition("@")
         folder = hub.cached(repository, revision or None) or hub.download(repository, revision or None)

@@ -23,7 +23,6 @@ from aminoglot.errors import ModelError, first_line, is_allocation_failure
 
 _MOST_PICKLE = 2 << 20
 """Bytes of what is not weights in a torch file: names, shapes and settings; ESM-2 15B has a tenth of a megabyte."""
-_MOST_INDEX = 8 << 20
 _MOST_TENSORS = 50_000
 _MOST_AXES = 8
 
@@ -57,7 +56,7 @@ def load_index(where: str, data: bytes) -> Any:
         ModelError: when it asks for anything but those records.
     """
     with _guarded(where):
-        return _Index(io.BytesIO(data), _MOST_INDEX).load()
+        return _Index(io.BytesIO(data), len(data)).load()
 
 
 def _load(stream: BinaryIO, memory: Tensor) -> Any:

@@ -17,8 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aminoglot.checkpoints import Checkpoint
-from aminoglot.checkpoints.checkpoint import missing
+from aminoglot.checkpoints import Checkpoint, missing
 from aminoglot.engine.embed import NOT_FINITE
 from aminoglot.engine.forward import Forward
 from aminoglot.engine.hardware import Hardware
