@@ -22,10 +22,13 @@ BELOW = {
     "sequences": {"errors"},
     "models": {"errors", "tokens", "packing"},
     "checkpoints": {"errors", "tokens", "packing", "models"},
+    "screen": set(),
+    "mmseqs": {"errors"},
+    "corpus": {"errors", "settings", "screen", "mmseqs", "tokens", "sequences", "jobs", "version"},
     "engine": {"errors", "settings", "tokens", "packing", "sequences", "models", "checkpoints"},
     "jobs": {"errors", "settings", "sequences"},
-    "embedding": {"errors", "settings", "sequences", "checkpoints", "engine", "jobs", "version"},
-    "commands": {"errors", "checkpoints", "embedding", "engine"},
+    "embedding": {"errors", "settings", "screen", "sequences", "checkpoints", "engine", "jobs", "version"},
+    "commands": {"errors", "screen", "sequences", "checkpoints", "corpus", "embedding", "engine"},
     "cli": {"errors", "version"},
 }
 """What each room may import. The command line names functions as text and imports none of them."""

@@ -217,7 +217,7 @@ def test_a_log_sees_progress_now_and_then(
     source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Where there is no terminal, a line with what is done, of how much, and what is left."""
-    monkeypatch.setattr("aminoglot.embedding.report._LINE_EVERY", 0.0)
+    monkeypatch.setattr("aminoglot.screen._LINE_EVERY", 0.0)
     write_fasta(source, proteins(40))
     embed(source, out / "x.h5")
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("embedding: ")]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from aminoglot.embedding.report import Report, duration, roughly, size
+from aminoglot.embedding.report import Report, roughly, size
+from aminoglot.screen import duration
 from tests.embedding.helpers import embed, write_fasta
 
 MINUTE, HOUR, DAY = 60, 3600, 86400

@@ -49,7 +49,7 @@ def test_fasta_lines_and_ids(tmp_path: Path) -> None:
     text = b"; comment\n\n>sp|P12345|NAME_ECOLI Some protein OS=E. coli\nMK\nVJ\n>b\nGG\n"
     path = write(tmp_path, "a.fasta", text)
     assert proteins(path) == [
-        Protein("P12345", "sp|P12345|NAME_ECOLI", b"MKVX", 1, str(path), 3),
+        Protein("P12345", "sp|P12345|NAME_ECOLI", b"MKVX", 1, str(path), 3, "Some protein OS=E. coli"),
         Protein("b", "b", b"GG", 0, str(path), 6),
     ]
 

@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aminoglot.embedding.task import EmbeddingTask
 from aminoglot.errors import LISTED, OutputError, listing, plural
 from aminoglot.jobs import Audit, Plan, Status
-from aminoglot.jobs.task import Done
+from aminoglot.screen import Screen
 
 BYTES_A_PROTEIN = 600
 """Names and layout of one dataset of an h5, and its row in the table."""
-_LINE_EVERY = 20.0
 
 
-class Report:
-    """Prints to one console."""
-
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, emoji=False, highlight=False)
-        self.console.soft_wrap = not self.console.is_terminal  # logs keep their lines whole
-
-    def say(self, text: str) -> None:
-        self.console.print(text, markup=False)
-
-    def note(self, text: str) -> None:
-        self.console.print(f"note: {text}", style="yellow", markup=False)
-
-    def error(self, text: str) -> None:
-        self.console.print(f"error: {text}", style="bold red", markup=False)
+class Report(Screen):
+    """The lines of a job."""
 
     def plan(self, plan: Plan, task: EmbeddingTask, need: int) -> None:
         """The line before starting, and what else the plan decided."""
@@ -80,33 +62,6 @@ class Report:
                 f"{plural(counts['replaced_proteins'], 'protein')}, marked in the output"
             )
 
-    @contextmanager
-    def progress(self, what: str, total: int, unit: str) -> Iterator[Done]:
-        """A bar with time left on a terminal, a line now and then elsewhere."""
-        started = time.monotonic()
-        if not self.console.is_terminal:
-            yield _Lines(self, what, total, unit).done
-            return
-        bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:,.0f} of {task.total:,.0f} {task.fields[unit]}, {task.fields[rate]}/s"),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-        )
-        with bar:
-            handle = bar.add_task(what, total=total, unit=unit, rate="...")
-            made = 0
-
-            def done(count: int) -> None:
-                nonlocal made
-                made += count
-                rate = f"{made / max(1e-9, time.monotonic() - started):,.0f}"
-                bar.update(handle, advance=count, rate=rate)
-
-            yield done
-
     def summary(self, audit: Audit, files: Sequence[Path], residues: int, seconds: float) -> None:
         """The audit and the speed."""
         if audit.reasons:
@@ -121,26 +76,6 @@ class Report:
         failed = np.flatnonzero(audit.status == Status.FAILED)[:LISTED]
         named = [f"{name}: {audit.reasons[int(plan.position[i])]}" for name, i in plan.named(failed)]
         self.error(f"failed proteins:\n{listing(named, audit.failed)}")
-
-
-class _Lines:
-    """Progress where there is no terminal."""
-
-    def __init__(self, report: Report, what: str, total: int, unit: str) -> None:
-        self._report, self._what, self._total, self._unit = report, what, total, unit
-        self._made, self._started = 0, time.monotonic()
-        self._last = self._started
-
-    def done(self, count: int) -> None:
-        self._made += count
-        now = time.monotonic()
-        if now - self._last > _LINE_EVERY:
-            self._last = now
-            rate = self._made / (now - self._started)
-            left = (self._total - self._made) / max(rate, 1e-9)
-            self._report.say(
-                f"{self._what}: {self._made:,} of {self._total:,} {self._unit}, {rate:,.0f}/s, {duration(left)} left"
-            )
 
 
 def expected_bytes(plan: Plan, task: EmbeddingTask) -> int:
@@ -171,13 +106,6 @@ def names_of(files: Sequence[Path]) -> str:
 
 def _bytes_in(path: Path) -> int:
     return sum(p.stat().st_size for p in path.iterdir()) if path.is_dir() else path.stat().st_size
-
-
-def duration(seconds: float) -> str:
-    """``duration(90)`` is "1:30"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def roughly(seconds: float) -> str:

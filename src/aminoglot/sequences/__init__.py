@@ -12,7 +12,7 @@ Nothing here knows a model.
 from aminoglot.sequences.inputs import Source, input_digest, sources
 from aminoglot.sequences.letters import LetterError, clean
 from aminoglot.sequences.reading import Columns, Reader
-from aminoglot.sequences.records import BadRecord, Protein, protein_id
+from aminoglot.sequences.records import BadRecord, Protein, protein_id, record
 
 __all__ = [
     "BadRecord",
@@ -24,5 +24,6 @@ __all__ = [
     "clean",
     "input_digest",
     "protein_id",
+    "record",
     "sources",
 ]

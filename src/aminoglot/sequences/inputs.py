@@ -54,8 +54,11 @@ class Source:
         return next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
 
     @contextmanager
-    def open(self) -> Iterator[io.BufferedReader]:
+    def open(self, watch: Callable[[BinaryIO], object] = lambda _: None) -> Iterator[io.BufferedReader]:
         """Its bytes, decompressed.
+
+        Args:
+            watch: is given the file as it lies on disk, whose position shows how far reading is.
 
         Raises:
             InputError: when the compressed data ends early or is damaged, however late that shows.
@@ -63,6 +66,7 @@ class Source:
         kind = self.compression()
         try:
             with self.path.open("rb") as raw, _decompressed(raw, kind) as stream:
+                watch(raw)
                 yield stream
         except EOFError as error:
             raise InputError(

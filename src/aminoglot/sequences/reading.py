@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import BinaryIO
 
 from aminoglot.errors import InputError
 from aminoglot.sequences.inputs import COMPRESSED, FASTA_SUFFIXES, Source
@@ -53,17 +54,26 @@ class Reader:
     notes: list[str] = field(default_factory=list)
     _row_numbers: Iterator[int] = field(default_factory=lambda: count(1))
     _tables: int = 0
+    _raw: BinaryIO | None = None
 
     def __iter__(self) -> Iterator[Record]:
         tally = Nucleotides()
         for source in self.sources:
-            with source.open() as stream:
+            with source.open(self._watch) as stream:
                 for record in self._records(source, stream):
                     if isinstance(record, Protein) and tally.add(record.sequence):
                         tally.first = tally.first or record.place
                     yield record
         if (note := tally.note()) is not None:
             self.notes.append(note)
+
+    def _watch(self, raw: BinaryIO) -> None:
+        self._raw = raw
+
+    @property
+    def position(self) -> int:
+        """How many bytes of the present file, as it lies on disk, have been read."""
+        return 0 if self._raw is None or self._raw.closed else self._raw.tell()
 
     def _records(self, source: Source, stream: io.BufferedReader) -> Iterator[Record]:
         if stream.peek(3)[:3] == b"\xef\xbb\xbf":
@@ -242,7 +252,8 @@ def _fasta_record(name: str, line: int, header: bytes, lines: list[bytes]) -> Re
     text = lines[0] if len(lines) == 1 else b"".join(lines)
     if not text:
         return BadRecord(word, name, line, "a header without a sequence")
-    return record(word, text, name, line)
+    description = words[1].strip().decode(errors="replace") if len(words) > 1 else ""
+    return record(word, text, name, line, description)
 
 
 def _refuse_binary(name: str, start: bytes) -> None:

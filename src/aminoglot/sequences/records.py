@@ -23,6 +23,7 @@ class Protein:
         replaced: how many letters became ``X``.
         source: the file it came from.
         line: the line of its header or row, counted from 1 (rows for Parquet).
+        description: the rest of its header.
     """
 
     id: str
@@ -31,6 +32,7 @@ class Protein:
     replaced: int
     source: str
     line: int
+    description: str = ""
 
     @property
     def place(self) -> str:
@@ -61,7 +63,7 @@ def protein_id(word: str) -> str:
     return match[1] if match else word
 
 
-def record(word: str, text: bytes, source: str, line: int) -> Protein | BadRecord:
+def record(word: str, text: bytes, source: str, line: int, description: str = "") -> Protein | BadRecord:
     """Judge one record: ``word`` is its id as written, ``text`` its residues as written."""
     if not word:
         return BadRecord("", source, line, "it has no id")
@@ -73,4 +75,4 @@ def record(word: str, text: bytes, source: str, line: int) -> Protein | BadRecor
         sequence, replaced = clean(text)
     except LetterError as error:
         return BadRecord(word, source, line, str(error))
-    return Protein(protein_id(word), word, sequence, replaced, source, line)
+    return Protein(protein_id(word), word, sequence, replaced, source, line, description)

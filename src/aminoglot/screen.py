@@ -1,0 +1,107 @@
+"""What a user sees of long work: lines, notes, errors and bars, all on standard error."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+Done = Callable[[int], None]
+"""Told how much more was done."""
+_LINE_EVERY = 20.0
+
+
+class Screen:
+    """Prints to one console."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, emoji=False, highlight=False)
+        self.console.soft_wrap = not self.console.is_terminal  # logs keep their lines whole
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    def note(self, text: str) -> None:
+        self.console.print(f"note: {text}", style="yellow", markup=False)
+
+    def error(self, text: str) -> None:
+        self.console.print(f"error: {text}", style="bold red", markup=False)
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Something that cannot say how far it is: how long it has run on a terminal, a line elsewhere."""
+        if not self.console.is_terminal:
+            self.say(what)
+            yield
+            return
+        bar = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=self.console, transient=True
+        )
+        with bar:
+            bar.add_task(escape(what), total=None)
+            yield
+
+    @contextmanager
+    def progress(self, what: str, total: int, unit: str) -> Iterator[Done]:
+        """A bar with time left on a terminal, a line now and then elsewhere."""
+        started = time.monotonic()
+        if not self.console.is_terminal:
+            yield _Lines(self, what, total, unit).done
+            return
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f} {task.fields[unit]}, {task.fields[rate]}/s"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        with bar:
+            handle = bar.add_task(what, total=total, unit=unit, rate="...")
+            made = 0
+
+            def done(count: int) -> None:
+                nonlocal made
+                made += count
+                rate = f"{made / max(1e-9, time.monotonic() - started):,.0f}"
+                bar.update(handle, advance=count, rate=rate)
+
+            yield done
+
+
+class _Lines:
+    """Progress where there is no terminal."""
+
+    def __init__(self, screen: Screen, what: str, total: int, unit: str) -> None:
+        self._screen, self._what, self._total, self._unit = screen, what, total, unit
+        self._made, self._started = 0, time.monotonic()
+        self._last = self._started
+
+    def done(self, count: int) -> None:
+        self._made += count
+        now = time.monotonic()
+        if now - self._last > _LINE_EVERY:
+            self._last = now
+            rate = self._made / (now - self._started)
+            left = (self._total - self._made) / max(rate, 1e-9)
+            self._screen.say(
+                f"{self._what}: {self._made:,} of {self._total:,} {self._unit}, {rate:,.0f}/s, {duration(left)} left"
+            )
+
+
+def duration(seconds: float) -> str:
+    """``duration(90)`` is "1:30"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
