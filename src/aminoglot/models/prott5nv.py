@@ -112,6 +112,7 @@ class Attention(nn.Module):
         self.key = Linear(config.hidden, config.hidden)
         self.value = Linear(config.hidden, config.hidden)
         self.output = Linear(config.hidden, config.hidden)
+        self.dropout = nn.Dropout(0.0)
 
     def keys_values(self, x_TD: Tensor) -> KeysValues:
         """Keys and values of the tokens that are looked at, each [T, H, K]."""
@@ -130,7 +131,8 @@ class Attention(nn.Module):
             causal: no token looks at later ones.
         """
         q_UHK = self.query(x_UD).unflatten(-1, self.shape)
-        o_UHK = attention.attention(q_UHK, *keys_values, target, source, causal)
+        dropout = self.dropout.p if self.training else 0.0
+        o_UHK = attention.attention(q_UHK, *keys_values, target, source, causal, dropout)
         out_UD: Tensor = self.output(o_UHK.flatten(-2))
         return out_UD
 
@@ -145,10 +147,16 @@ class Layer(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(config.hidden, NORM_EPSILON)
         self.up = Linear(config.hidden, 4 * config.hidden)
         self.down = Linear(4 * config.hidden, config.hidden)
+        self.dropout = nn.Dropout(0.0)
 
     def feed_forward(self, x_TD: Tensor) -> Tensor:
         """What the feed-forward network adds to the stream, [T, D]."""
         out_TD: Tensor = self.down(F.gelu(self.up(self.feed_forward_norm(x_TD)), approximate="tanh"))
+        return self.dropped(out_TD)
+
+    def dropped(self, x_TD: Tensor) -> Tensor:
+        """What is added to the stream, some of it left out in training."""
+        out_TD: Tensor = self.dropout(x_TD)
         return out_TD
 
 
@@ -157,7 +165,7 @@ class Block(Layer):
 
     def forward(self, x_TD: Tensor, batch: Packed) -> Tensor:
         y_TD = self.attention_norm(x_TD)
-        x_TD = x_TD + self.attention(y_TD, self.attention.keys_values(y_TD), batch, batch)
+        x_TD = x_TD + self.dropped(self.attention(y_TD, self.attention.keys_values(y_TD), batch, batch))
         return x_TD + self.feed_forward(x_TD)
 
 
@@ -184,8 +192,8 @@ class DecoderBlock(Layer):
         """
         y_UD = self.attention_norm(x_UD)
         keys_values = memory.extended(self.attention.keys_values(y_UD), len(target.lengths))
-        x_UD = x_UD + self.attention(y_UD, keys_values, target, written, causal=True)
-        x_UD = x_UD + self.source_attention(self.source_norm(x_UD), of_source, target, source)
+        x_UD = x_UD + self.dropped(self.attention(y_UD, keys_values, target, written, causal=True))
+        x_UD = x_UD + self.dropped(self.source_attention(self.source_norm(x_UD), of_source, target, source))
         return x_UD + self.feed_forward(x_UD)
 
 
@@ -233,6 +241,7 @@ class ProtT5nv(nn.Module):
         d = config.hidden
         self.embedding = nn.Embedding(_VOCABULARY, d, _weight=torch.empty(_VOCABULARY, d))
         self.positions = nn.Embedding(config.positions, d, _weight=torch.empty(config.positions, d))
+        self.dropout = nn.Dropout(0.0)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.final_norm = nn.LayerNorm(d, NORM_EPSILON)
         self.decoder: Decoder | None = Decoder(config)
@@ -268,7 +277,7 @@ class ProtT5nv(nn.Module):
 
     def embedded(self, batch: Packed, first: int = 0) -> Tensor:
         """Embeddings of tokens and of their positions, counted from ``first``, float32 [T, D]."""
-        x_TD: Tensor = self.embedding(batch.tokens_T) + self.positions(batch.positions_T + first)
+        x_TD: Tensor = self.dropout(self.embedding(batch.tokens_T) + self.positions(batch.positions_T + first))
         return x_TD
 
 
