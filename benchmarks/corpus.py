@@ -45,14 +45,17 @@ files = [Source(name, folder / name) for name in ("uniref50.fasta.gz", "uniref90
 build(Inputs(*files), ESM2, folder / "corpus", Choices(filtered=False, threads=int(sys.argv[2])), Screen())
 """
 OPEN = """
-import resource, sys, time
+import sys, time
 import numpy, pyarrow.parquet
 from aminoglot.corpus import Corpus
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def memory():
+    lines = open("/proc/self/status").read().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+before = memory()
 started = time.perf_counter()
 corpus = Corpus(sys.argv[1])
 corpus.split("train"), corpus.representatives[0], corpus.member_rows(0)
-print(time.perf_counter() - started, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print(time.perf_counter() - started, (memory() - before) / 1024)
 """
 EXPORT = """
 import sys, time
@@ -151,6 +154,12 @@ def printed(program: str, *arguments: str) -> list[float]:
     return [float(word) for word in done.stdout.split()]
 
 
+def processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--clusters", type=int, default=2_000_000)
@@ -201,7 +210,7 @@ def report(folder: Path, options: argparse.Namespace, seconds: float, peak: floa
     rates = ", ".join(f"{rate:,.0f}" for rate in together)
     print(f"samples a second: one process {alone:,.0f}; {len(together)} together {rates}")
     return {
-        "machine": {"processor": platform.processor(), "python": platform.python_version(), "threads": options.threads},
+        "machine": {"processor": processor(), "python": platform.python_version(), "threads": options.threads},
         "clusters": options.clusters,
         "members": options.members,
         "seconds": seconds,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from cyclopts import App, CycloptsError
 
@@ -28,6 +30,10 @@ app.command("aminoglot.commands.checkpoints:verify", name="verify", help="Check 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 done, 1 not everything could be done, 2 wrong usage, 130 interrupted."""
+    with suppress(ValueError, AttributeError):  # not in the main thread, or no such signal
+        for name in ("SIGTERM", "SIGHUP"):  # what a scheduler sends: end as by Ctrl-C, other programs with us
+            if signal.getsignal(getattr(signal, name)) is signal.SIG_DFL:
+                signal.signal(getattr(signal, name), signal.default_int_handler)
     try:
         status = app(arguments, exit_on_error=False, result_action="return_value")
         sys.exit(status if isinstance(status, int) else 0)
@@ -37,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _say(f"error: {error}")
         sys.exit(1)
     except KeyboardInterrupt:
-        _say("interrupted; a job keeps all whole shards. Run the same command again to go on")
+        _say("interrupted; what is done is kept. Run the same command again to go on")
         os._exit(130)  # threads may still hold work that would only delay the exit
 
 

@@ -1,20 +1,29 @@
-"""MMseqs2: found, asked, and read."""
+"""MMseqs2: found, asked, and read. Sequences are FASTA whose names are numbers."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pcsv
+from numpy.typing import NDArray
 
 from aminoglot.errors import DependencyError, JobError
 
 _AMINO_ACIDS = ("--dbtype", "1")
 """Else short proteins of few letters may be taken for DNA."""
+_FOLDER = "mmseqs-"
+
+Pairs = NDArray[np.int64]
 
 
 def find() -> Path:
@@ -35,91 +44,94 @@ def find() -> Path:
     )
 
 
-def version() -> str:
-    """What the program calls itself."""
-    return _run([str(find()), "version"]).strip()
+def described(flags: Sequence[str]) -> str:
+    """The program's version and what it is asked, for a card."""
+    return " ".join([f"MMseqs2 {_run([str(find()), 'version']).strip()}", *flags])
 
 
-def search(
-    query: Path,
-    target: Path,
-    *,
-    identity: float,
-    coverage: float,
-    coverage_mode: int,
-    sensitivity: float,
-    folder: Path,
-    threads: int,
-) -> list[tuple[str, str]]:
-    """Search every query among the targets: pairs of a query and a target that it hits.
+def search(query: Path, target: Path, flags: Sequence[str], folder: Path, threads: int) -> Pairs:
+    """Search every query among the targets: int64 [N, 2], a query and a target that it hits.
 
     Args:
         query: FASTA.
         target: FASTA.
-        identity: least share of identical residues in the alignment.
-        coverage: least share that the alignment covers, of both sequences or of the target.
-        coverage_mode: 0 of both sequences, 1 of the target.
-        sensitivity: MMseqs2's ``-s``.
+        flags: of ``easy-search``.
         folder: for its own files, in a folder that is removed afterwards.
         threads: processor cores.
 
     Raises:
         JobError: when MMseqs2 fails, with its last words.
     """
-    flags = [
-        *("--min-seq-id", str(identity), "--alignment-mode", "3", "--max-seqs", "300", "-s", str(sensitivity)),
-        *("-c", str(coverage), "--cov-mode", str(coverage_mode)),
-        *("--format-output", "query,target", "--threads", str(threads), "-v", "1", *_AMINO_ACIDS),
-    ]
     with _own(folder) as own:
-        files = [str(path.absolute()) for path in (query, target, own / "hits.tsv", own / "work")]
-        _run([str(find()), "easy-search", *files, *flags])
-        return list(_pairs(own / "hits.tsv"))
+        hits = own / "hits.tsv"
+        files = [str(path.absolute()) for path in (query, target, hits, own / "work")]
+        _run([str(find()), "easy-search", *files, *flags, "--format-output", "query,target", *_common(threads)])
+        return _pairs(hits)
 
 
-def cluster(sequences: Path, *, identity: float, coverage: float, folder: Path, threads: int) -> list[tuple[str, str]]:
-    """Cluster sequences, the longest of each its representative: pairs of a representative and a member.
+def cluster(sequences: Path, flags: Sequence[str], folder: Path, threads: int) -> Pairs:
+    """Cluster sequences: int64 [N, 2], a representative and a member of its cluster, itself among them.
 
     Args:
         sequences: FASTA.
-        identity: least share of identical residues of a member with its representative.
-        coverage: least share of both that the alignment covers.
+        flags: of ``easy-cluster``.
         folder: for its own files, in a folder that is removed afterwards.
         threads: processor cores.
 
     Raises:
         JobError: when MMseqs2 fails, with its last words.
     """
-    flags = [
-        *("--min-seq-id", str(identity), "-c", str(coverage), "--cov-mode", "0", "--cluster-mode", "2"),
-        *("--threads", str(threads), "-v", "1", *_AMINO_ACIDS),
-    ]
     with _own(folder) as own:
         files = [str(path.absolute()) for path in (sequences, own / "clusters", own / "work")]
-        _run([str(find()), "easy-cluster", *files, *flags])
-        return list(_pairs(own / "clusters_cluster.tsv"))
+        _run([str(find()), "easy-cluster", *files, *flags, *_common(threads)])
+        return _pairs(own / "clusters_cluster.tsv")
+
+
+def forget(folder: Path) -> None:
+    """Remove what killed searches left in a folder."""
+    for left in folder.glob(f"{_FOLDER}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _common(threads: int) -> tuple[str, ...]:
+    return ("--threads", str(threads), "-v", "1", *_AMINO_ACIDS)
 
 
 @contextmanager
 def _own(folder: Path) -> Iterator[Path]:
     """A folder that nobody else has: a search that outlives a killed parent does not write into the next one's."""
-    own = Path(tempfile.mkdtemp(prefix="mmseqs-", dir=folder))
+    own = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=folder))
     try:
         yield own
     finally:
         shutil.rmtree(own, ignore_errors=True)
 
 
-def _pairs(path: Path) -> Iterator[tuple[str, str]]:
-    with path.open() as file:
-        for line in file:
-            first, second = line.split()
-            yield first, second
+def _pairs(path: Path) -> Pairs:
+    if not path.stat().st_size:
+        return np.empty((0, 2), np.int64)
+    names = ["first", "second"]
+    table = pcsv.read_csv(
+        path,
+        pcsv.ReadOptions(column_names=names),
+        pcsv.ParseOptions(delimiter="\t"),
+        pcsv.ConvertOptions(column_types=dict.fromkeys(names, pa.int64())),
+    )
+    return np.column_stack([table[name].to_numpy() for name in names])
 
 
 def _run(command: Sequence[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
-    if done.returncode:
-        said = "\n".join((done.stderr + done.stdout).strip().splitlines()[-8:])
-        raise JobError(f"MMseqs2 failed ({command[1]}, status {done.returncode}):\n{said}")
-    return done.stdout
+    """Run it in a process group of its own, which ends with us where we can see our end coming."""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True
+    ) as process:
+        try:
+            out, errors = process.communicate()
+        except BaseException:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if process.returncode:
+        said = "\n".join((errors + out).strip().splitlines()[-8:])
+        raise JobError(f"MMseqs2 failed ({command[1]}, status {process.returncode}):\n{said}")
+    return out

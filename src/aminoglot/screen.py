@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 Done = Callable[[int], None]
 """Told how much more was done."""
@@ -29,6 +37,20 @@ class Screen:
 
     def error(self, text: str) -> None:
         self.console.print(f"error: {text}", style="bold red", markup=False)
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Something that cannot say how far it is: how long it has run on a terminal, a line elsewhere."""
+        if not self.console.is_terminal:
+            self.say(what)
+            yield
+            return
+        bar = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=self.console, transient=True
+        )
+        with bar:
+            bar.add_task(escape(what), total=None)
+            yield
 
     @contextmanager
     def progress(self, what: str, total: int, unit: str) -> Iterator[Done]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
@@ -142,9 +141,5 @@ def xml90(path: Path, some: list[Cluster]) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files, the card without the times of the inputs."""
-    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    card = json.loads(found["card.json"])
-    for one in card["stages"]["inputs"].values():
-        del one["changed"]
-    return {**found, "card.json": json.dumps(card).encode()}
+    """All files."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

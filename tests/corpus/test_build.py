@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,9 @@ import pytest
 from filelock import FileLock
 
 from aminoglot.corpus import ESM2, PROTT5NV, Choices, Corpus, Inputs, build
+from aminoglot.corpus.reader import SPLITS
 from aminoglot.corpus.stages import Stages
-from aminoglot.errors import InputError, JobError, OutputError
+from aminoglot.errors import DependencyError, InputError, JobError, OutputError
 from tests.corpus.conftest import SOME, source
 from tests.corpus.helpers import (
     QUIET,
@@ -161,7 +163,9 @@ def test_one_id_for_two_sequences(tmp_path: Path) -> None:
     assert files.members is not None
     with files.members.path.open("a") as file:
         file.write(f">{SOME[0].members[0][0]}\nMKT\n")
-    with pytest.raises(InputError, match=f"members: the same id for different sequences:\n  {SOME[0].members[0][0]}"):
+    with pytest.raises(
+        InputError, match=f"members: the same id for different sequences; .*:\n  {SOME[0].members[0][0]}"
+    ):
         build(files, TENTH, tmp_path / "corpus", UNFILTERED, QUIET)
 
 
@@ -202,7 +206,7 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
 def test_a_filter_without_mmseqs_is_no_filter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aminoglot.mmseqs.shutil.which", lambda _: None)
     monkeypatch.setattr("aminoglot.mmseqs.find_spec", lambda _: None)
-    with pytest.raises(Exception, match="this needs MMseqs2, and there is none: pip install"):
+    with pytest.raises(DependencyError, match="this needs MMseqs2, and there is none: pip install"):
         build(inputs(tmp_path, all_members, mapping), TENTH, tmp_path / "corpus", Choices(), QUIET)
     assert not (tmp_path / "corpus").exists()
 
@@ -239,6 +243,83 @@ def test_prott5nvs_split(tmp_path: Path) -> None:
         assert counts[name] == len(corpus.split(name))
         assert counts[f"{name}, longer ones included"] == len(part)
     assert corpus.members is None
+
+
+def test_prott5nvs_repeated_records(tmp_path: Path) -> None:
+    """A record twice is one protein, in one part of the split."""
+    records = [(f"p{number}", protein(40, number)) for number in range(40)]
+    path = fasta(tmp_path / "in.fasta", records * 2)
+    recipe = replace(PROTT5NV, validation=10, test=10)
+    corpus = build(Inputs(source(path)), recipe, tmp_path / "corpus", Choices(), QUIET)
+    parts = [[corpus.representatives.name(int(row)) for row in corpus.split(name)] for name in SPLITS]
+    assert sorted(map(len, parts)) == [10, 10, 20]
+    assert sorted(name for part in parts for name in part) == sorted(name for name, _ in records)
+    assert corpus.card["stages"]["representatives"]["repeated records"] == 40
+
+
+def test_prott5nv_with_long_proteins_only(tmp_path: Path) -> None:
+    path = fasta(tmp_path / "in.fasta", [(f"p{number}", protein(600, number)) for number in range(40)])
+    with pytest.raises(InputError, match="all have more than 512 residues"):
+        build(Inputs(source(path)), replace(PROTT5NV, validation=1, test=1), tmp_path / "corpus", Choices(), QUIET)
+
+
+def test_an_input_that_changes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = inputs(tmp_path, all_members, mapping)
+    run = Stages.run
+
+    def meddling(stages: Any, name: str, work: Any) -> Any:
+        if name == "result":
+            with (tmp_path / "90.fasta").open("a") as file:
+                file.write(">x\nMKT\n")
+        return run(stages, name, work)
+
+    monkeypatch.setattr(Stages, "run", meddling)
+    with pytest.raises(JobError, match="begun with other files"):
+        build(files, TENTH, tmp_path / "corpus", UNFILTERED, QUIET)
+    assert not (tmp_path / "corpus" / "card.json").exists()
+
+
+def test_another_version_does_not_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = inputs(tmp_path, all_members, mapping)
+    monkeypatch.setattr("aminoglot.corpus.stages.__version__", "0.0.1")
+    monkeypatch.setattr("aminoglot.corpus.building.finish", lambda *_: sys.exit())
+    with pytest.raises(SystemExit):
+        build(files, TENTH, tmp_path / "corpus", UNFILTERED, QUIET)
+    monkeypatch.undo()
+    with pytest.raises(JobError, match=r"begun by aminoglot 0\.0\.1"):
+        build(files, TENTH, tmp_path / "corpus", UNFILTERED, QUIET)
+
+
+def test_files_in_each_others_place(tmp_path: Path) -> None:
+    files = inputs(tmp_path, all_members, mapping)
+    assert files.members is not None
+    swapped = replace(files, representatives=files.members, members=files.representatives)
+    with pytest.raises(InputError, match="are --uniref50 and --uniref90 in their places"):
+        build(swapped, TENTH, tmp_path / "corpus", UNFILTERED, QUIET)
+
+
+def test_an_input_that_cannot_be_read(tmp_path: Path) -> None:
+    files = inputs(tmp_path, all_members, mapping)
+    (tmp_path / "members").unlink()
+    with pytest.raises(InputError, match="members: cannot be read"):
+        build(files, TENTH, tmp_path / "corpus", UNFILTERED, QUIET)
+
+
+@pytest.mark.parametrize(
+    ("choices", "recipe"),
+    [
+        (Choices(filtered=False, strict=True), TENTH),
+        (Choices(filtered=False), PROTT5NV),
+        (Choices(strict=True), PROTT5NV),
+        (Choices(), replace(ESM2, validation=0)),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(choices: Choices, recipe: Any, tmp_path: Path) -> None:
+    files = inputs(tmp_path, all_members, mapping)
+    if recipe.name == "prott5nv":
+        files = Inputs(files.representatives)
+    with pytest.raises(InputError, match=r"leave out|say --no-leak-filter"):
+        build(files, recipe, tmp_path / "corpus", choices, QUIET)
 
 
 def test_too_few_for_the_published_split(tmp_path: Path) -> None:
@@ -309,7 +390,7 @@ def test_a_repeated_cluster_is_refused(tmp_path: Path) -> None:
     files = replace(
         inputs(tmp_path, all_members, mapping), representatives=source(uniref50(tmp_path / "r.fasta", some))
     )
-    with pytest.raises(InputError, match=f"representatives: ids that come more than once:\n  {SOME[3].id}"):
+    with pytest.raises(InputError, match=f"representatives: ids that come more than once; .*:\n  {SOME[3].id}"):
         build(files, TENTH, tmp_path / "corpus", UNFILTERED, QUIET)
 
 

@@ -63,6 +63,7 @@ def test_by_the_other_layout_and_back(sample: Path, tmp_path: Path) -> None:
     for name in ("train_clusters.parquet", "valid_clusters.parquet"):
         assert pq.read_table(tmp_path / "again" / name) == pq.read_table(tmp_path / "sqlite" / name)
     assert rows_of(tmp_path / "again" / TRAIN_DB) == rows_of(tmp_path / "sqlite" / TRAIN_DB)
+    assert first.card["level"] == second.card["level"] == "members"
     for cluster in range(0, 5_001, 11):
         theirs = [where[row] for where, row in map(first.place, first.member_rows(cluster).tolist())]
         assert [where[row] for where, row in map(second.place, second.member_rows(cluster).tolist())] == theirs
@@ -114,12 +115,56 @@ def test_a_member_without_a_sequence_is_named(tmp_path: Path) -> None:
         import_layout(source, tmp_path / "corpus", QUIET)
 
 
+def test_sequences_without_a_cluster_and_members_twice(tmp_path: Path) -> None:
+    lists = [["UniRef90_b", "UniRef90_a", "UniRef90_b"], ["UniRef90_c"]]
+    corpus = import_layout(bionemo2(tmp_path / "in", lists, SEQUENCES, {}), tmp_path / "corpus", QUIET)
+    found = corpus.card["stages"]["clusters"]
+    assert found["sequences without a cluster"] == 3
+    assert found["members listed twice in a cluster"] == 1
+    names = [where.name(at) for where, at in map(corpus.place, corpus.member_rows(0).tolist())]
+    assert names == ["UniRef90_b", "UniRef90_a"]
+    assert corpus.card["stages"]["result"] == {"train": 2, "validation": 0, "filtered": False}
+
+
+def test_names_with_blanks(tmp_path: Path) -> None:
+    source = bionemo2(tmp_path / "in", [["a b", "a c"]], {"a b": "MKT", "a c": "MKV"}, {})
+    corpus = import_layout(source, tmp_path / "corpus", QUIET)
+    export_layout(corpus, tmp_path / "out", "sqlite")
+    assert rows_of(tmp_path / "out" / TRAIN_DB) == [("a b", "MKT"), ("a c", "MKV")]
+    with pytest.raises(InputError, match="'a b': a name with a comma, a tab or a blank"):
+        export_layout(corpus, tmp_path / "text", "fasta")
+
+
+def test_parquet_that_is_none(tmp_path: Path) -> None:
+    source = bionemo2(tmp_path / "in", LISTS, SEQUENCES, VALIDATION)
+    pq.write_table(pa.table({"other": [1]}), source / "valid_clusters.parquet")
+    with pytest.raises(InputError, match=r"valid_clusters\.parquet: it has no column ur50_id, but other"):
+        import_layout(source, tmp_path / "corpus", QUIET)
+    (source / "train_clusters.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(InputError, match=r"train_clusters\.parquet: no Parquet file"):
+        import_layout(source, tmp_path / "other", QUIET)
+
+
+def test_a_table_that_is_a_view(tmp_path: Path) -> None:
+    """It could have rows without end."""
+    source = bionemo2(tmp_path / "in", LISTS, SEQUENCES, VALIDATION)
+    with closing(sqlite3.connect(source / TRAIN_DB)) as connection, connection:
+        connection.execute("ALTER TABLE protein RENAME TO real")
+        connection.execute("CREATE VIEW protein AS SELECT * FROM real")
+    with pytest.raises(InputError, match="no SQLite database with a table `protein`"):
+        import_layout(source, tmp_path / "corpus", QUIET)
+
+
 def test_files_that_are_missing_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none of NVIDIA's files is here"):
         import_layout(tmp_path, tmp_path / "corpus", QUIET)
     source = bionemo2(tmp_path / "in", LISTS, SEQUENCES, VALIDATION)
     (source / TRAIN_DB).unlink()
     with pytest.raises(InputError, match=r"train\.db is missing"):
+        import_layout(source, tmp_path / "corpus", QUIET)
+    source = bionemo2(tmp_path / "two", LISTS, SEQUENCES, VALIDATION)
+    (source / "valid_clusters.parquet").unlink()
+    with pytest.raises(InputError, match=r"valid_clusters\.parquet and validation\.db go together"):
         import_layout(source, tmp_path / "corpus", QUIET)
 
 
@@ -145,6 +190,20 @@ def test_a_built_corpus_is_exported(built: Corpus, tmp_path: Path) -> None:
     for mine, theirs in zip(again.split("train").tolist(), built.split("train").tolist(), strict=True):
         members = [where[at] for where, at in map(again.place, again.member_rows(mine).tolist())]
         assert members == [where[at] for where, at in map(built.place, built.member_rows(theirs).tolist())]
+
+
+def test_a_mapping_of_all_clusters(built: Corpus, tmp_path: Path) -> None:
+    """One that names those held out too: none of them is alone, and no count goes below nothing."""
+    export_layout(built, tmp_path / "out", "fasta")
+    held_out = built.split("validation").tolist()
+    with (tmp_path / "out" / MAPPING).open("a") as mapping, (tmp_path / "out" / MEMBERS).open("a") as members:
+        for cluster in held_out:
+            mapping.write(f"{built.representatives.name(cluster)}\tv{cluster}\n")
+            members.write(f">v{cluster}\n{built.representatives[cluster].decode()}\n")
+    found = import_layout(tmp_path / "out", tmp_path / "again", QUIET).card["stages"]
+    assert found["clusters"]["alone"] == 0
+    assert found["representatives"]["sequences"] == len(built.representatives)
+    assert found["representatives"]["residues"] == built.representatives.residues
 
 
 def test_another_folder_into_the_same_corpus(tmp_path: Path) -> None:

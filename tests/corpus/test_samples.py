@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from aminoglot.corpus import ESM2, IGNORED, PROTT5NV, Choices, Corpus, ESM2Samples, Inputs, ProtT5nvSamples, build
 from aminoglot.corpus.draws import draws, mixed
@@ -176,6 +177,36 @@ def test_a_run_goes_on_by_one_integer(built: Corpus) -> None:
     for n in range(500):
         before[n]
     assert same(ESM2Samples(Corpus(built.folder))[500], before[500])
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int64, np.uint64, torch.tensor])
+def test_any_kind_of_whole_number(kind: Any, built: Corpus) -> None:
+    samples = ESM2Samples(built, seed=np.int64(3))  # type: ignore[arg-type]
+    for number in (0, 5, 400, 10**6):
+        mine, theirs = ESM2Samples(built, seed=3)[number], samples[kind(number)]
+        assert mine.tokens.tolist() == theirs.tokens.tolist()
+        assert samples.tokens_of(kind(number)) == len(mine.tokens)
+
+
+def test_a_loop_ends_with_the_epoch(built: Corpus) -> None:
+    samples = ESM2Samples(built)
+    assert [sample.cluster for sample in samples] == [samples[n].cluster for n in range(len(samples))]
+
+
+def test_a_loader_goes_on_through_epochs(built: Corpus) -> None:
+    """As docs/corpus.md has it."""
+    samples = ESM2Samples(built)
+    loader = torch.utils.data.DataLoader(samples, sampler=range(350, 370), batch_size=None, num_workers=2)
+    for number, sample in zip(range(350, 370), loader, strict=True):
+        assert sample.tokens.tolist() == samples[number].tokens.tolist()
+
+
+def test_threads_in_different_epochs(built: Corpus) -> None:
+    samples = ESM2Samples(built)
+    numbers = [len(samples) * (n % 7) + n for n in range(2_000)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda number: samples[number].cluster, numbers))
+    assert found == [ESM2Samples(built)[number].cluster for number in numbers]
 
 
 def test_nothing_to_sample(built: Corpus) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from aminoglot.corpus.store import LETTERS, STARTS, Sequences, SequenceWriter
+from aminoglot.corpus.store import HEADERS, LETTERS, STARTS, Sequences, SequenceWriter, header_of
 from aminoglot.errors import OutputError
 from tests.corpus.helpers import protein
 
@@ -23,7 +23,7 @@ def texts() -> list[bytes]:
 def sequences(tmp_path: Path, texts: list[bytes]) -> Sequences:
     with SequenceWriter(tmp_path, tmp_path / "names.parquet") as writer:
         for number, text in enumerate(texts):
-            writer.add(f"id{number}", f"id{number} the rest \u00e9", text)
+            writer.add(f"id{number}", header_of(f"id{number}", "the rest \u00e9"), text)
         assert (writer.count, writer.residues) == (6, sum(map(len, texts)))
     return Sequences(tmp_path)
 
@@ -32,7 +32,7 @@ def test_what_was_written_is_read(sequences: Sequences, texts: list[bytes]) -> N
     assert [sequences[row] for row in range(len(sequences))] == texts
     assert sequences.lengths(0, 6).tolist() == [sequences.length(row) for row in range(6)] == [*map(len, texts)]
     assert sequences.lengths(2, 4).tolist() == [300, 40]
-    assert sequences.header(3) == "id3 the rest \u00e9"
+    assert sequences.description(3) == "the rest \u00e9"
     assert [sequences.name(row) for row in range(6)] == [f"id{number}" for number in range(6)]
     assert sequences.residues == sum(map(len, texts))
 
@@ -62,8 +62,25 @@ def test_many_blocks(tmp_path: Path) -> None:
 
 def test_uniprots_names(tmp_path: Path) -> None:
     with SequenceWriter(tmp_path, tmp_path / "names.parquet") as writer:
-        writer.add("P12345", "sp|P12345|NAME_X some protein", b"MKT")
+        writer.add("P12345", header_of("sp|P12345|NAME_X", "some protein"), b"MKT")
     assert Sequences(tmp_path).name(0) == "P12345"
+    assert Sequences(tmp_path).description(0) == "some protein"
+
+
+def test_names_with_blanks(tmp_path: Path) -> None:
+    """A table may have such; they are not cut."""
+    with SequenceWriter(tmp_path, tmp_path / "names.parquet") as writer:
+        writer.add("my protein 1", header_of("my protein 1"), b"MKT")
+        writer.add("my protein 2", header_of("my protein 2", "of mine"), b"MKT")
+    assert [Sequences(tmp_path).name(row) for row in range(2)] == ["my protein 1", "my protein 2"]
+    assert Sequences(tmp_path).description(0) == ""
+
+
+def test_headers_that_are_damaged(sequences: Sequences) -> None:
+    path = sequences.folder / HEADERS
+    path.write_bytes(b"\xff" * path.stat().st_size)
+    with pytest.raises(OutputError, match=f"{HEADERS}: damaged"):
+        Sequences(sequences.folder).name(0)
 
 
 def test_sent_to_another_process(sequences: Sequences) -> None:

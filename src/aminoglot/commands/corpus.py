@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
+
+if TYPE_CHECKING:
+    from aminoglot.corpus import Corpus
 
 app = App(name="corpus", help="Build, look at and exchange training sets.")
 
@@ -50,21 +52,21 @@ def build(
     members
         Which of them belongs to which cluster: UniRef XML, idmapping_selected.tab, or a mapping file.
     fasta
-        Instead of these: your own proteins, to be clustered by MMseqs2 (esm2) or taken as they are (prott5nv).
+        Instead of these one file of your own proteins, to be clustered (esm2) or taken as they are (prott5nv).
     exclude
-        FASTA of proteins to keep out, with all that is similar to one.
+        FASTA of proteins to keep out of training, validation and test, with all that is similar to one.
     level
         What the members are; by default told from their names.
     validation
-        Share of clusters held out, or a number of proteins.
+        Share of clusters held out, or a number of proteins (esm2: 0.005, prott5nv: 5000).
     test
-        Proteins held out besides.
+        Proteins held out besides (prott5nv: 1000000).
     longest
-        Leave out proteins with more residues (0: none).
+        Leave out proteins with more residues; 0 for none (prott5nv: 512).
     crop
-        Which part of a long protein a sample shows.
+        Which part of a long protein a sample shows (esm2: random, prott5nv: start).
     letters
-        What a replaced residue becomes: one of the 20 canonical, or any token.
+        What a replaced residue becomes: one of the 20 canonical, or any of all tokens (esm2: canonical).
     seed
         Of the split.
     leak_filter
@@ -80,14 +82,16 @@ def build(
     """
     from aminoglot.corpus import RECIPES, Choices, Inputs
     from aminoglot.corpus import build as make
-    from aminoglot.corpus.show import counts
+    from aminoglot.corpus.building import cores
     from aminoglot.errors import InputError
     from aminoglot.screen import Screen
     from aminoglot.sequences import Source
 
     def source(path: Path | None) -> Source | None:
-        if path is not None and not path.expanduser().is_file():
+        if path is not None and not path.expanduser().exists():
             raise InputError(f"{path}: no such file")
+        if path is not None and not path.expanduser().is_file():
+            raise InputError(f"{path}: a plain file is wanted, for it is read more than once")
         return None if path is None else Source(str(path), path.expanduser())
 
     first = source(fasta) or source(uniref50)
@@ -98,12 +102,18 @@ def build(
     named = {"validation": validation, "test": test, "longest": longest, "crop": crop, "letters": letters, "seed": seed}
     chosen = replace(RECIPES[recipe], **{name: value for name, value in named.items() if value is not None})  # type: ignore[arg-type]
     inputs = Inputs(first, source(uniref90), source(members), source(exclude))
-    choices = Choices(level, leak_filter, strict, bad_records, memory, threads or os.cpu_count() or 1)
+    choices = Choices(level, leak_filter, strict, bad_records, memory, threads or cores())
     corpus = make(inputs, chosen, output.expanduser(), choices, Screen())
-    lines = dict(counts(corpus))
-    for name, value in lines.items():
+    _print(corpus)
+    return 1 if any(stage.get("bad records") for stage in corpus.card["stages"].values()) else 0
+
+
+def _print(corpus: Corpus) -> None:
+    """All counts, a line each."""
+    from aminoglot.corpus.show import counts
+
+    for name, value in counts(corpus):
         print(f"{name:60} {value}")
-    return 1 if any(name.endswith("bad records") and value != "0" for name, value in lines.items()) else 0
 
 
 @app.command
@@ -118,11 +128,10 @@ def show(folder: Path, /, *, output: Annotated[Path | None, Parameter(name=["--o
         Where to write the page and its pictures; by default show/ inside it.
     """
     from aminoglot.corpus import Corpus
-    from aminoglot.corpus.show import counts, write
+    from aminoglot.corpus.show import write
 
     corpus = Corpus(folder.expanduser())
-    for name, value in counts(corpus):
-        print(f"{name:60} {value}")
+    _print(corpus)
     for path in write(corpus, (output or folder / "show").expanduser()):
         print(f"wrote {path}")
 
@@ -149,13 +158,11 @@ def import_(
     threads
         Processor cores (0: all).
     """
+    from aminoglot.corpus.building import cores
     from aminoglot.corpus.nvidia import import_layout
-    from aminoglot.corpus.show import counts
     from aminoglot.screen import Screen
 
-    cores = threads or os.cpu_count() or 1
-    for name, value in counts(import_layout(source.expanduser(), output.expanduser(), Screen(), memory, cores)):
-        print(f"{name:60} {value}")
+    _print(import_layout(source.expanduser(), output.expanduser(), Screen(), memory, threads or cores()))
 
 
 @app.command

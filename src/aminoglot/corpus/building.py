@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from aminoglot import mmseqs
-from aminoglot.corpus import leaks, tables
+from aminoglot.corpus import tables
 from aminoglot.corpus.clustering import cluster_own
-from aminoglot.corpus.member_table import MemberTable
-from aminoglot.corpus.members import Level
-from aminoglot.corpus.reader import SPLITS, Corpus, finish, read_rows, write_rows
+from aminoglot.corpus.filtering import Filter
+from aminoglot.corpus.members import OWN_LEVEL, Level, level_of
+from aminoglot.corpus.reader import Corpus, finish, read_rows, write_rows
 from aminoglot.corpus.reading import BAD_RECORDS, read
 from aminoglot.corpus.recipes import RECIPES, Recipe
 from aminoglot.corpus.stages import Stages
 from aminoglot.corpus.store import Sequences, SequenceWriter
-from aminoglot.errors import InputError, plural
+from aminoglot.errors import InputError
 from aminoglot.screen import Screen
-from aminoglot.sequences import Protein, Reader, Source
+from aminoglot.sequences import Source
 
 MOST_UNKNOWN = 0.01
 """More clusters than this without members in the file of members: the releases do not match."""
@@ -48,6 +47,11 @@ class Inputs:
         return {one.name: source for one in fields(self) if (source := getattr(self, one.name)) is not None}
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass(frozen=True)
 class Choices:
     """How a corpus is built, beside its recipe.
@@ -66,7 +70,7 @@ class Choices:
     strict: bool = False
     bad_records: str = "stop"
     memory: str | None = None
-    threads: int = os.cpu_count() or 1
+    threads: int = field(default_factory=cores)
 
 
 def build(inputs: Inputs, recipe: Recipe, folder: Path, choices: Choices, screen: Screen) -> Corpus:
@@ -90,7 +94,7 @@ def build(inputs: Inputs, recipe: Recipe, folder: Path, choices: Choices, screen
         "recipe": recipe.as_dict(),
         "choices": {name: getattr(choices, name) for name in ("level", "filtered", "strict", "bad_records")},
     }
-    with Stages(folder, inputs.named(), asked) as stages:
+    with Stages(folder, inputs.named(), asked, screen) as stages:
         if stages.whole:
             screen.say(f"{folder} is whole already")
         else:
@@ -103,8 +107,10 @@ def _sensible(inputs: Inputs, recipe: Recipe, choices: Choices) -> None:
     if recipe.name == "prott5nv":
         if inputs.members or inputs.mapping:
             raise InputError("ProtT5nv trains on UniRef50 representatives: leave out --uniref90 and --members")
-        if choices.level or choices.strict:
-            raise InputError("ProtT5nv's set has no clusters: leave out --level and --strict")
+        if choices.level or choices.strict or not choices.filtered:
+            raise InputError(
+                "ProtT5nv's set has no clusters and no leak filter: leave out --level, --strict and --no-leak-filter"
+            )
         if recipe.letters != RECIPES["prott5nv"].letters:
             raise InputError("ProtT5nv's masks replace nothing by other letters: leave out --letters")
         needs_mmseqs = inputs.excluded is not None
@@ -117,6 +123,12 @@ def _sensible(inputs: Inputs, recipe: Recipe, choices: Choices) -> None:
             raise InputError(
                 "--uniref90 and --members go together: one has the sequences, the other says whose they are"
             )
+        if choices.strict and not choices.filtered:
+            raise InputError("--strict is about what the leak filter finds: leave out it, or --no-leak-filter")
+        if choices.level and inputs.members is None:
+            raise InputError("--level is about UniRef's members: leave it out with --fasta")
+        if choices.filtered and not recipe.validation:
+            raise InputError("--validation 0 holds nothing out to filter by: say --no-leak-filter too")
         needs_mmseqs = choices.filtered or inputs.excluded is not None or inputs.members is None
     if needs_mmseqs:
         mmseqs.find()  # now, not after hours
@@ -131,27 +143,33 @@ class _Build:
         self.memory = choices.memory or f"{max(1.0, choices.threads / 2):.1f}GB"
 
     def run(self) -> None:
-        run = self.stages.run
+        run, excluded = self.stages.run, self.inputs.excluded
+        made = Filter(self.stages, self.recipe, self.choices.threads, self.screen)
+        if excluded is not None:  # first, for a bad record in it should not show after hours
+            run("proteins to keep out", lambda: self._read_excluded(excluded))
         if self.recipe.name == "prott5nv":
             run("representatives", lambda: self._read(self.inputs.representatives, "representatives"))
-            run("split", self._split_shuffled)
+            run("split", made.split_shuffled)
         else:
             self._clusters()
-            run("split", self._split_clusters)
-        if self.recipe.name == "esm2" and self.choices.filtered:
-            run("similar clusters", lambda: self._search("validation", leaks.OF_BOTH))
-            run("similar members", lambda: self._search_members("validation", leaks.OF_BOTH))
-        if self.inputs.excluded is not None:
-            run("clusters to keep out", lambda: self._search("excluded", leaks.OF_TARGET))
-            if self.recipe.name == "esm2":
-                run("members to keep out", lambda: self._search_members("excluded", leaks.OF_TARGET))
-        run("result", self._result)
+            run("split", made.split_clusters)
+        filtered = self.recipe.name == "esm2" and self.choices.filtered
+        if filtered:
+            made.search("validation")
+        if excluded is not None:
+            made.search("excluded")
+        run("result", lambda: made.result(filtered, self.choices.strict))
         finish(self.stages, self.recipe, self._level())
 
     # ------------------------------------------------------------------------------------------------ reading
 
+    def _read_excluded(self, source: Source) -> dict[str, Any]:
+        """Proteins to keep out; each has to be readable, and ids do not matter."""
+        with SequenceWriter(self.work / "excluded", self.work / "excluded.parquet") as writer:
+            return read(source, writer, "stop", self.screen, self.work / BAD_RECORDS)
+
     def _read(self, source: Source, name: str, into: Path | None = None) -> dict[str, Any]:
-        """Sequences of a file into the corpus, every id once."""
+        """Sequences of a file into the corpus; ``distinct.u64`` has the rows that repeat no earlier one."""
         listed = self.folder / f"{name}-{BAD_RECORDS}"
         listed.unlink(missing_ok=True)
         names = self.work / f"{name}.parquet"
@@ -160,6 +178,9 @@ class _Build:
         with tables.database(self.work, self.memory, self.choices.threads) as connection:
             once = name == "representatives" and self.recipe.name == "esm2"
             found["repeated records"] = tables.number(connection, names, name, once)
+            if not once and name != "members":
+                rows = connection.execute(f"SELECT at_row FROM {name} ORDER BY at_row").fetchnumpy()["at_row"]
+                write_rows(self.work / "distinct.u64", rows)
         return found
 
     def _clusters(self) -> None:
@@ -167,7 +188,7 @@ class _Build:
         run, first = self.stages.run, self.inputs.representatives
         if self.inputs.members is None:
             run("proteins", lambda: self._read(first, "proteins", self.work))
-            run("clusters", lambda: cluster_own(self.folder, self.work, self.choices.threads))
+            run("clusters", self._cluster_own)
             return
         members = self.inputs.members
         run("representatives", lambda: self._read(first, "representatives"))
@@ -176,19 +197,29 @@ class _Build:
         run("clusters", self._join)
         mind_releases(self.stages.results, self.screen)
 
-    def _level(self) -> Level | None:
-        """What the members are: by their names, unless it was said."""
+    def _cluster_own(self) -> dict[str, Any]:
+        wanted = np.zeros(len(Sequences(self.work / "proteins")), bool)
+        wanted[read_rows(self.work / "distinct.u64").astype(np.int64)] = True
+        return cluster_own(self.folder, self.work, wanted, self.choices.threads, self.screen)
+
+    def _level(self) -> str | None:
+        """What the members are, for the card."""
         if self.recipe.name != "esm2":
             return None
-        if self.choices.level or self.inputs.members is None:
-            return self.choices.level or "uniref90-representatives"
+        return OWN_LEVEL if self.inputs.members is None else self._members_level()
+
+    def _members_level(self) -> Level:
+        """By their names, unless it was said."""
         first = Sequences(self.folder / "members").name(0)
-        return "uniref90-representatives" if first.startswith("UniRef90_") else "members"
+        if first.startswith("UniRef50_"):
+            raise InputError(
+                f"--uniref90: its first protein is {first}; are --uniref50 and --uniref90 in their places?"
+            )
+        return self.choices.level or level_of(first)
 
     def _pairs(self) -> dict[str, Any]:
         assert self.inputs.mapping is not None
-        level = self._level()
-        assert level is not None
+        level = self._members_level()
         self.screen.say(f"members of clusters: {level}; reading {self.inputs.mapping.path.name}")
         return vars(tables.write_pairs(self.inputs.mapping, level, self.work / "pairs.parquet"))
 
@@ -200,118 +231,6 @@ class _Build:
             counts = (done["representatives"]["sequences"], done["members"]["sequences"])
             in_order = done["pairs"]["kind"] == "mapping"
             return tables.join(connection, self.folder, self.work, counts, in_order)._asdict()
-
-    # -------------------------------------------------------------------------------------------------- split
-
-    def _split_clusters(self) -> dict[str, Any]:
-        count = len(Sequences(self.folder / "representatives"))
-        held_out = np.zeros(count, bool)
-        held_out[np.random.default_rng(self.recipe.seed).choice(count, self.recipe.held_out(count), False)] = True
-        parts = {"train": ~held_out, "validation": held_out}
-        for name, chosen in parts.items():
-            write_rows(self.work / f"{name}.u64", np.flatnonzero(chosen))
-        write_rows(self.work / "test.u64", np.empty(0, np.int64))
-        if held_out.all():
-            raise InputError(f"{plural(count, 'cluster')}: none is left for training; choose fewer with --validation")
-        return {name: int(chosen.sum()) for name, chosen in parts.items()}
-
-    def _split_shuffled(self) -> dict[str, Any]:
-        """ProtT5nv's: the first of the shuffled proteins, the next, the rest; then the length filter."""
-        sequences = Sequences(self.folder / "representatives")
-        order = np.arange(len(sequences))
-        np.random.default_rng(self.recipe.seed).shuffle(order)
-        first = self.recipe.held_out(len(order))
-        second = first + self.recipe.test
-        if second >= len(order):
-            raise InputError(
-                f"{plural(len(order), 'protein')}, and {second:,} of them for validation and test: none is left for "
-                "training; choose fewer with --validation and --test"
-            )
-        short = sequences.lengths(0, len(order)) <= (self.recipe.longest or np.inf)
-        counts = {}
-        for name, rows in (("validation", order[:first]), ("test", order[first:second]), ("train", order[second:])):
-            kept = rows[short[rows]]
-            write_rows(self.work / f"{name}.u64", kept)
-            counts[name] = len(kept)
-            counts[f"{name}, longer ones included"] = len(rows)
-        return counts
-
-    # -------------------------------------------------------------------------------------------------- leaks
-
-    def _search(self, target: str, coverage_mode: int) -> dict[str, Any]:
-        """Training clusters whose representative is similar."""
-        sequences = Sequences(self.folder / "representatives")
-        out = self._similar(sequences, self._mask("train", len(sequences)), target, coverage_mode)
-        write_rows(self.work / f"clusters-{target}.u64", out)
-        what = "clusters" if self.recipe.name == "esm2" else "proteins"
-        return {what: len(out), "by": leaks.described(coverage_mode)}
-
-    def _search_members(self, target: str, coverage_mode: int) -> dict[str, Any]:
-        """Members that are similar, of clusters whose representative is not."""
-        representatives, members = (Sequences(self.folder / name) for name in ("representatives", "members"))
-        table = MemberTable(self.work)
-        stay = self._mask("train", len(representatives)) & ~self._mask(f"clusters-{target}", len(representatives))
-        wanted = table.others(stay, len(members))
-        places = table.places_of(self._similar(members, wanted, target, coverage_mode))
-        write_rows(self.work / f"members-{target}.u64", places)
-        return {"members": len(places), "searched": int(wanted.sum()), "by": leaks.described(coverage_mode)}
-
-    def _similar(
-        self, sequences: Sequences, wanted: NDArray[np.bool_], target: str, coverage_mode: int
-    ) -> NDArray[np.int64]:
-        query, held_out = self.work / "query.fasta", self.work / "target.fasta"
-        count = leaks.write_fasta(sequences, wanted, query)
-        self._write_target(target, held_out)
-        self.screen.say(
-            f"MMseqs2 {mmseqs.version()}: searching {count:,} sequences among those {_SAID[target]}, at "
-            f"{leaks.IDENTITY:.0%} identity; this may take hours"
-        )
-        found = leaks.similar(query, held_out, coverage_mode, self.work, self.choices.threads)
-        query.unlink()
-        held_out.unlink()
-        return found
-
-    def _write_target(self, target: str, path: Path) -> None:
-        if target == "validation":
-            sequences = Sequences(self.folder / "representatives")
-            leaks.write_fasta(sequences, self._mask("validation", len(sequences)), path)
-            return
-        assert self.inputs.excluded is not None
-        with path.open("wb") as file:
-            for count, record in enumerate(Reader([self.inputs.excluded])):
-                if not isinstance(record, Protein):
-                    raise InputError(f"{record}: a protein to be kept out has to be readable")
-                file.write(b">%d\n%s\n" % (count, record.sequence))
-
-    def _mask(self, name: str, count: int) -> NDArray[np.bool_]:
-        chosen = np.zeros(count, bool)
-        chosen[read_rows(self.work / f"{name}.u64").astype(np.int64)] = True
-        return chosen
-
-    def _rows(self, name: str) -> NDArray[np.int64]:
-        path = self.work / f"{name}.u64"
-        return read_rows(path).astype(np.int64) if path.exists() else np.empty(0, np.int64)
-
-    def _result(self) -> dict[str, Any]:
-        """The final table and splits, without what leaks."""
-        out = np.union1d(self._rows("clusters-validation"), self._rows("clusters-excluded"))
-        members = self._rows("members-excluded")  # what shall be kept out is kept out, strict or not
-        if self.choices.strict:
-            members = np.union1d(members, self._rows("members-validation"))
-        train = self._rows("train")
-        kept = train[~np.isin(train, out)]
-        if not len(kept):
-            raise InputError("nothing is left for training: every cluster is similar to what is held out")
-        if self.recipe.name == "esm2":
-            MemberTable(self.work).write_without(members, self.folder)
-        for name in SPLITS:
-            write_rows(self.folder / f"{name}.u64", kept if name == "train" else self._rows(name))
-        result = {name: len(read_rows(self.folder / f"{name}.u64")) for name in SPLITS}
-        filtered = self.recipe.name == "esm2" and self.choices.filtered
-        return {**result, "taken out": len(train) - len(kept), "members taken out": len(members), "filtered": filtered}
-
-
-_SAID = {"validation": "held out for validation", "excluded": "to be kept out"}
 
 
 def mind_releases(results: dict[str, Any], screen: Screen) -> None:

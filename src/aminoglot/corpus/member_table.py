@@ -43,9 +43,12 @@ class MemberTable:
             wanted[chosen[chosen < members]] = True
         return wanted
 
-    def places_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Places in the table of some sequences, sorted, but for the first members of clusters."""
-        found = [first + np.flatnonzero(np.isin(block, rows) & ~leads) for first, block, _, leads in self._blocks()]
+    def places_of(self, rows: NDArray[np.int64], clusters: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Places of some sequences in the table of these clusters, sorted, but for the first members."""
+        found = [
+            first + np.flatnonzero(np.isin(block, rows) & clusters[cluster] & ~leads)
+            for first, block, cluster, leads in self._blocks()
+        ]
         return np.concatenate([np.empty(0, np.int64), *found])
 
     def _blocks(self) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]]:

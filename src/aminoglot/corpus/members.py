@@ -40,6 +40,8 @@ class Tally:
 
 Level = Literal["uniref90-representatives", "members"]
 """What is drawn from a cluster: a representative of one of its UniRef90 clusters, or any member."""
+OWN_LEVEL = "representatives at 90 %"
+"""What is drawn from clusters of somebody's own proteins."""
 Kind = Literal["mapping", "idmapping", "xml"]
 
 PAIRS = pa.schema([("cluster", pa.string()), ("member", pa.string()), ("alias", pa.string())])
@@ -49,6 +51,11 @@ _IDMAPPING_COLUMNS = 22
 _ACCESSION, _UNIREF90, _UNIREF50 = "f0", "f8", "f9"
 _BLOCK = 1 << 24
 _ROWS = 1 << 16
+
+
+def level_of(name: str) -> Level:
+    """What the members are, by the name of one."""
+    return "uniref90-representatives" if name.startswith("UniRef90_") else "members"
 
 
 def kind_of(source: Source) -> Kind:

@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 
 from aminoglot.corpus import tables
 from aminoglot.corpus.building import mind_releases
-from aminoglot.corpus.members import Level
-from aminoglot.corpus.reader import Corpus, finish, write_rows
+from aminoglot.corpus.members import level_of
+from aminoglot.corpus.reader import Corpus, finish, read_rows, write_rows
 from aminoglot.corpus.reading import read
 from aminoglot.corpus.recipes import ESM2
 from aminoglot.corpus.stages import Stages
-from aminoglot.corpus.store import NUMBER, Sequences, SequenceWriter
+from aminoglot.corpus.store import NUMBER, Sequences, SequenceWriter, header_of
 from aminoglot.corpus.tables import TableWriter
-from aminoglot.errors import InputError, OutputError, reason
+from aminoglot.errors import InputError, OutputError, first_line, reason
 from aminoglot.screen import Screen
 from aminoglot.sequences import BadRecord, Protein, Source, record
 
@@ -71,16 +71,18 @@ def import_layout(source: Path, folder: Path, screen: Screen, memory: str = "1GB
         OutputError: when ``folder`` is taken.
     """
     layout = layout_of(source)
+    if any(letter in str(source) for letter in "*?[]"):
+        raise InputError(f"{source}: a path without * ? [ ] is wanted")
     files = {name: path for name in _FILES[layout] if (path := _file(source, name)).exists()}
     inputs = {name: Source(path.name, path) for name, path in files.items()}
     recipe = replace(ESM2, validation=0)
-    with Stages(folder, inputs, {"recipe": recipe.as_dict(), "imported": layout}) as stages:
+    with Stages(folder, inputs, {"recipe": recipe.as_dict(), "imported": layout}, screen) as stages:
         if stages.whole:
             screen.say(f"{folder} is whole already")
         else:
             maker = {"fasta": _FromFasta, "sqlite": _FromSqlite}[layout](stages, inputs, screen, memory, threads)
             maker.run()
-            finish(stages, recipe, maker.level)
+            finish(stages, recipe, level_of(Sequences(stages.folder / "members").name(0)))
     return Corpus(folder)
 
 
@@ -97,6 +99,8 @@ def layout_of(source: Path) -> Layout:
             continue
         if lacking := [name for name in needed if name not in there]:
             raise InputError(f"{source}: {', '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} missing")
+        if (VALID_CLUSTERS in there) != (VALID_DB in there):
+            raise InputError(f"{source}: {VALID_CLUSTERS} and {VALID_DB} go together, and one of them is missing")
         return layout
     raise InputError(f"{source}: none of NVIDIA's files is here ({MAPPING}, {TRAIN_CLUSTERS} and others)")
 
@@ -111,13 +115,7 @@ def _file(source: Path, name: str) -> Path:
 
 
 class _Maker:
-    """What both layouts have in common.
-
-    Attributes:
-        level: what the members are.
-    """
-
-    level: Level
+    """What both layouts have in common."""
 
     def __init__(self, stages: Stages, inputs: dict[str, Source], screen: Screen, memory: str, threads: int) -> None:
         self.stages, self.inputs, self.screen = stages, inputs, screen
@@ -131,25 +129,27 @@ class _Maker:
     def database(self) -> Any:
         return tables.database(self.work, self.memory, self.threads)
 
-    def save_splits(self, train: int, clusters: int) -> None:
+    def save_splits(self, train: int, clusters: int) -> dict[str, Any]:
+        """The splits as they are, and what the card says of them."""
         for name, rows in (("train", range(train)), ("validation", range(train, clusters)), ("test", range(0))):
             write_rows(self.folder / f"{name}.u64", np.array(rows, NUMBER))
+        return {"train": train, "validation": clusters - train, "filtered": False}
 
 
 class _FromFasta(_Maker):
-    level: Level = "members"
-
     def run(self) -> None:
         self.stages.run("representatives", self._representatives)
         self.stages.run("members", self._members)
         self.stages.run("pairs", self._pairs)
         self.stages.run("clusters", self._join)
-        results = dict(self.stages.results)
-        held_out = results["representatives"]["held out"]  # the mapping is of what trains
-        results["clusters"] = {**results["clusters"], "alone": results["clusters"]["alone"] - held_out}
-        mind_releases(results, self.screen)
+        mind_releases(self.stages.results, self.screen)
+        self.stages.run("result", self._result)
+
+    def _result(self) -> dict[str, Any]:
         for name in tables.MEMBER_STARTS, tables.MEMBER_ROWS:
             shutil.copyfile(self.work / name, self.folder / name)
+        found = self.stages.results["representatives"]
+        return self.save_splits(found["sequences"] - found["held out"], found["sequences"])
 
     def _read(self, name: str, writer: SequenceWriter) -> dict[str, Any]:
         return read(self.inputs[name], writer, "stop", self.screen, self.work / "bad")
@@ -159,12 +159,11 @@ class _FromFasta(_Maker):
             found = self._read(TRAIN, writer)
             train = writer.count
             if VALID in self.inputs:
-                self._read(VALID, writer)
+                found = {name: count + found[name] for name, count in self._read(VALID, writer).items()}
             clusters = writer.count
         with self.database() as connection:
             tables.number(connection, self.work / "representatives.parquet", "representatives", once=True)
-        self.save_splits(train, clusters)
-        return {**found, "sequences": clusters, "held out": clusters - train}
+        return {**found, "held out": clusters - train}
 
     def _members(self) -> dict[str, Any]:
         with SequenceWriter(self.folder / "members", self.work / "members.parquet") as writer:
@@ -185,7 +184,14 @@ class _FromFasta(_Maker):
             }
             counts = (done["representatives"]["sequences"], done["members"]["sequences"])
             joined = tables.join(connection, self.folder, self.work, counts, in_order=True)
-        return {**joined._asdict(), "repeated records": repeated["members"]}
+        alone = joined.alone - self._alone_of_held_out(done["representatives"]["held out"], counts)
+        return {**joined._asdict(), "alone": alone, "repeated records": repeated["members"]}
+
+    def _alone_of_held_out(self, held_out: int, counts: tuple[int, int]) -> int:
+        """Clusters held out that have no member: the mapping is of what trains."""
+        starts = read_rows(self.work / tables.MEMBER_STARTS).astype(np.int64)[counts[0] - held_out :]
+        rows = read_rows(self.work / tables.MEMBER_ROWS)
+        return int((rows[starts[:-1]] >= counts[1]).sum())
 
 
 _LISTS = """
@@ -193,65 +199,103 @@ _LISTS = """
     FROM (
         SELECT file_row_number AS at_row, unnest(ur90_id) AS member, generate_subscripts(ur90_id, 1) AS place
         FROM read_parquet({clusters}, file_row_number = true)
-    ) AS clusters LEFT JOIN members ON clusters.member = members.id
+    ) AS clusters LEFT JOIN members ON clusters.member = members.id {distinct}
     ORDER BY clusters.at_row, clusters.place"""
 
 
-class _FromSqlite(_Maker):
-    level: Level = "uniref90-representatives"
+_DISTINCT = "QUALIFY row_number() OVER (PARTITION BY clusters.at_row, member ORDER BY clusters.place) = 1"
+_TWICE = "members listed twice in a cluster"
+_COUNTS = {
+    "sequences without a cluster": """
+        SELECT count(*) FROM members ANTI JOIN
+        (SELECT unnest(ur90_id) AS id FROM read_parquet({clusters})) AS listed ON members.id = listed.id""",
+    _TWICE: """
+        SELECT coalesce(sum(len(ur90_id) - len(list_distinct(ur90_id))), 0) FROM read_parquet({clusters})""",
+}
 
+
+class _FromSqlite(_Maker):
     def run(self) -> None:
+        for name, column in ((TRAIN_CLUSTERS, "ur90_id"), (VALID_CLUSTERS, "ur50_id")):
+            if name in self.inputs:
+                _mind_columns(self.inputs[name].path, column)
         self.stages.run("members", self._members)
         self.stages.run("clusters", self._join)
         self.stages.run("representatives", self._representatives)
+        found = self.stages.results["representatives"]
+        self.stages.run("result", lambda: self.save_splits(found["sequences"] - found["held out"], found["sequences"]))
 
     def _members(self) -> dict[str, Any]:
         replaced = 0
         with SequenceWriter(self.folder / "members", self.work / "members.parquet") as writer:
             for protein in _proteins(self.inputs[TRAIN_DB].path):
-                writer.add(protein.id, protein.original_id, protein.sequence)
+                writer.add(protein.id, header_of(protein.original_id), protein.sequence)
                 replaced += protein.replaced
             return {"sequences": writer.count, "residues": writer.residues, "replaced letters": replaced}
 
     def _join(self) -> dict[str, Any]:
         clusters = self.inputs[TRAIN_CLUSTERS].path
-        listed = pq.ParquetFile(clusters).metadata.num_rows
+        listed, quoted = pq.ParquetFile(clusters).metadata.num_rows, tables.quoted(clusters)
         with (
             self.database() as connection,
             TableWriter(self.work, self.stages.results["members"]["sequences"]) as table,
         ):
             tables.number(connection, self.work / "members.parquet", "members")
-            for batch in tables.arrow(connection, _LISTS.format(clusters=tables.quoted(clusters))):
+            counts = {
+                name: int(connection.execute(query.format(clusters=quoted)).fetchall()[0][0])
+                for name, query in _COUNTS.items()
+            }
+            distinct = _DISTINCT if counts[_TWICE] else ""
+            for batch in tables.arrow(connection, _LISTS.format(clusters=quoted, distinct=distinct)):
                 if batch["at_row"].null_count:
                     lacking = batch.filter(pc.is_null(batch["at_row"]))["member"][0].as_py()
                     raise InputError(f"{TRAIN_DB}: no sequence of {lacking}, which {TRAIN_CLUSTERS} names")
                 table.add(batch)
         if table.clusters != listed:
             raise InputError(f"{TRAIN_CLUSTERS}: {listed - table.clusters:,} of its clusters have no member")
-        return {"clusters": table.clusters, "members": table.members, "largest": table.largest}
+        for name, count in counts.items():
+            if count:
+                self.screen.note(f"{count:,} {name}")
+        return {"clusters": table.clusters, "members": table.members, "largest": table.largest, **counts}
 
     def _representatives(self) -> dict[str, Any]:
         """The first member of each cluster, and those held out, each of which is its cluster's only member."""
-        starts = np.fromfile(self.work / tables.MEMBER_STARTS, NUMBER)
-        rows = np.fromfile(self.work / tables.MEMBER_ROWS, NUMBER)
+        starts, rows = (read_rows(self.work / name) for name in (tables.MEMBER_STARTS, tables.MEMBER_ROWS))
         members = Sequences(self.folder / "members")
         with SequenceWriter(self.folder / "representatives", self.work / "representatives.parquet") as writer:
-            for row in rows[starts[:-1].astype(np.int64)].tolist():
+            for start in _blocks(starts[:-1]):
+                row = int(rows[start])
                 writer.add(members.name(row), members.header(row), members[row])
             train = writer.count
             if VALID_CLUSTERS in self.inputs:
                 names = pq.read_table(self.inputs[VALID_CLUSTERS].path, columns=["ur50_id"])["ur50_id"].to_pylist()
-                if VALID_DB not in self.inputs:
-                    raise InputError(f"{VALID_DB} is missing; {VALID_CLUSTERS} names its proteins")
                 for protein in _chosen(self.inputs[VALID_DB].path, names):
-                    writer.add(protein.id, protein.original_id, protein.sequence)
+                    writer.add(protein.id, header_of(protein.original_id), protein.sequence)
             clusters = writer.count
         alone = np.arange(train, clusters)
-        starts = np.append(starts, len(rows) + 1 + np.arange(len(alone)).astype(NUMBER))
-        write_rows(self.folder / tables.MEMBER_STARTS, starts)
-        write_rows(self.folder / tables.MEMBER_ROWS, np.append(rows, (len(members) + alone).astype(NUMBER)))
-        self.save_splits(train, clusters)
+        self._copy(tables.MEMBER_STARTS, len(rows) + 1 + alone - train)
+        self._copy(tables.MEMBER_ROWS, len(members) + alone)
         return {"sequences": clusters, "held out": clusters - train}
+
+    def _copy(self, name: str, more: NDArray[np.int64]) -> None:
+        """A file of numbers to its place, with some behind."""
+        shutil.copyfile(self.work / name, self.folder / name)
+        with (self.folder / name).open("ab") as file:
+            file.write(more.astype(NUMBER).tobytes())
+
+
+def _mind_columns(path: Path, column: str) -> None:
+    """Look whether a file is Parquet and has a column.
+
+    Raises:
+        InputError: when it is not.
+    """
+    try:
+        there = pq.ParquetFile(path).schema_arrow.names
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: no Parquet file ({first_line(error)})") from error
+    if column not in there:
+        raise InputError(f"{path}: it has no column {column}, but {', '.join(there)}")
 
 
 def _proteins(path: Path) -> Iterator[Protein]:
@@ -289,6 +333,9 @@ class _opened:  # noqa: N801  a context manager, read like open
         self._connection = sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)
         try:
             self._connection.execute("PRAGMA trusted_schema = OFF")
+            kinds = self._connection.execute("SELECT type FROM sqlite_master WHERE name = 'protein'").fetchall()
+            if kinds != [("table",)]:  # a view may have rows without end
+                raise sqlite3.DatabaseError("no such table")
             self._connection.execute("SELECT id, sequence FROM protein LIMIT 1")
         except sqlite3.Error as error:
             self._connection.close()
@@ -358,9 +405,9 @@ def _export_fasta(corpus: Corpus, members: Sequences, folder: Path) -> None:
                 if where is members:
                     written[at] = True
             names = _names(corpus, cluster)
-            if strange := next((name for name in names if "," in name or "\t" in name), None):
+            if strange := next((name for name in names if any(letter in name for letter in ", \t")), None):
                 raise InputError(
-                    f"{strange!r}: a name with a comma or a tab has no place in {MAPPING}; use --to sqlite"
+                    f"{strange!r}: a name with a comma, a tab or a blank has no place in {MAPPING}; use --to sqlite"
                 )
             mapping.write(f"{representatives.name(cluster)}\t{','.join(names)}\n")
     if len(corpus.split("validation")):
@@ -373,7 +420,7 @@ def _write(file: Any, sequences: Sequences, row: int) -> None:
     """One record; its first word is the id, as in the mapping."""
     text = sequences[row]
     lines = [text[start : start + _WRAP] for start in range(0, len(text), _WRAP)]
-    header = " ".join([sequences.name(row), *sequences.header(row).split(" ", 1)[1:]])
+    header = f"{sequences.name(row)} {sequences.description(row)}".rstrip()
     file.write(b">" + header.encode() + b"\n" + b"\n".join(lines) + b"\n")
 
 

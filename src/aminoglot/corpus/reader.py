@@ -53,7 +53,9 @@ class Corpus:
         for name, size in sizes.items():
             found = (self.folder / name).stat().st_size if (self.folder / name).exists() else None
             if found != size:
-                raise OutputError(f"{self.folder / name}: {size:,} bytes are wanted, found {found}; build it again")
+                raise OutputError(
+                    f"{self.folder / name}: {size:,} bytes are wanted, found {found}; remove it and build it again"
+                )
 
     def __repr__(self) -> str:
         return f"<aminoglot.Corpus {self.folder}: {self.recipe.name}, {len(self.split('train')):,} for training>"
@@ -127,7 +129,7 @@ def read_rows(path: Path) -> Rows:
             return np.empty(0, NUMBER)
         return np.asarray(np.memmap(path, NUMBER, "r"))
     except (OSError, ValueError) as error:
-        raise OutputError(f"{path}: not readable ({error}); build the corpus again") from error
+        raise OutputError(f"{path}: not readable ({error}); remove the corpus and build it again") from error
 
 
 def write_rows(path: Path, rows: NDArray[Any]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from aminoglot.corpus.store import SequenceWriter
+from aminoglot.corpus.store import SequenceWriter, header_of
 from aminoglot.errors import LISTED, InputError, OutputError, listing, plural, reason
 from aminoglot.screen import Screen
 from aminoglot.sequences import BadRecord, Protein, Reader, Source
@@ -38,7 +38,7 @@ def read(source: Source, writer: SequenceWriter, bad_records: str, screen: Scree
             if step:
                 done(step)
             if isinstance(record, Protein):
-                writer.add(record.id, f"{record.original_id} {record.description}".rstrip(), record.sequence)
+                writer.add(record.id, header_of(record.original_id, record.description), record.sequence)
                 replaced += record.replaced
                 continue
             skipped += 1

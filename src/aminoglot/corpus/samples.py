@@ -9,6 +9,8 @@ Shapes: T tokens of one sample, N hidden residues.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from operator import index as index_of
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -28,8 +30,8 @@ MOST_HIDDEN = 76
 _MASKED, _REPLACED = 0.8, 0.9
 """Of the scored tokens 80 % are masked, 10 % replaced, 10 % left."""
 _LARGEST = np.uint64(2**64 - 1)
-_PLACES, _LETTERS = 1, 2
-"""Streams of one sample beside its first, which draws member and crop."""
+_CROP, _PLACES, _LETTERS = 1, 2, 3
+"""Streams of one sample beside its first, which draws the member."""
 
 
 class Masked(NamedTuple):
@@ -74,7 +76,7 @@ Sample = TypeVar("Sample", Masked, Hidden)
 
 
 class Samples(Generic[Sample]):
-    """Samples of a corpus; ``samples[n]`` is the n-th of a run.
+    """Samples of a corpus; ``samples[n]`` is the n-th of a run, which goes on through epochs without end.
 
     An epoch has every cluster once, in an order of its own, and of each one member, drawn uniformly. Validation and
     test have the representatives, in their own order, made the same every time and whatever the seed.
@@ -91,13 +93,13 @@ class Samples(Generic[Sample]):
     alphabet: Alphabet
 
     def __init__(self, corpus: Corpus, split: str = "train", seed: int = 0) -> None:
-        self.corpus, self.recipe, self.split, self.seed = corpus, corpus.recipe, split, seed
+        self.corpus, self.recipe, self.split, self.seed = corpus, corpus.recipe, split, index_of(seed)
         self.clusters = corpus.split(split)
         self.fixed = split != "train"
         if not len(self.clusters):
             raise InputError(f"{corpus.folder}: no protein for {split}")
-        self._key = mixed(self.recipe.seed if self.fixed else seed, SPLITS.index(split))
-        self._epoch, self._order = -1, Order(1, 0)
+        self._key = mixed(self.recipe.seed if self.fixed else self.seed, SPLITS.index(split))
+        self._ordered = (-1, Order(1, 0))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.corpus, self.split, self.seed)
@@ -106,10 +108,14 @@ class Samples(Generic[Sample]):
         """Samples of an epoch."""
         return len(self.clusters)
 
+    def __iter__(self) -> Iterator[Sample]:
+        """The samples of the first epoch; those of later ones have higher numbers."""
+        return (self[position] for position in range(len(self)))
+
     def __getitem__(self, position: int) -> Sample:
         cluster, member, key = self._address(position)
         sequences, row = self.corpus.member_at(member)
-        tokens, start = cropped(sequences, row, self.recipe, self.alphabet, mixed(key, 1))
+        tokens, start = cropped(sequences, row, self.recipe, self.alphabet, mixed(key, _CROP))
         return self._made(tokens, key, (cluster, member, start))
 
     @abstractmethod
@@ -124,15 +130,17 @@ class Samples(Generic[Sample]):
 
     def _address(self, position: int) -> tuple[int, int, int]:
         """Cluster, place of the member, and the key of all that is drawn for a sample."""
+        position = index_of(position)
         if position < 0:
             raise IndexError(f"sample {position}: they are counted from 0")
         epoch, index = divmod(position, len(self))
         if self.fixed:
             cluster, key = int(self.clusters[index]), mixed(self._key, 0, index)
             return cluster, self.corpus.member_range(cluster)[0], key
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, Order(len(self), mixed(self._key, epoch))
-        cluster, key = int(self.clusters[self._order[index]]), mixed(self._key, epoch, index)
+        ordered = self._ordered  # other threads may be in other epochs
+        if ordered[0] != epoch:
+            ordered = self._ordered = (epoch, Order(len(self), mixed(self._key, epoch)))
+        cluster, key = int(self.clusters[ordered[1][index]]), mixed(self._key, epoch, index)
         first, last = self.corpus.member_range(cluster)
         return cluster, first + below(key, last - first), key
 

@@ -17,7 +17,8 @@ from aminoglot.corpus.reader import SPLITS, Corpus, read_rows
 from aminoglot.corpus.recipes import CANONICAL
 from aminoglot.corpus.samples import IGNORED, ESM2Samples, Hidden, Masked, ProtT5nvSamples
 from aminoglot.corpus.tables import MEMBER_STARTS
-from aminoglot.errors import DependencyError
+from aminoglot.errors import DependencyError, OutputError
+from aminoglot.jobs.storage import explained
 from aminoglot.tokens import ESM2_ALPHABET, PROTT5NV_ALPHABET
 
 _BLUE, _ORANGE = "#33658a", "#e07a2f"
@@ -57,10 +58,9 @@ def pictures(corpus: Corpus) -> dict[str, bytes]:
         DependencyError: without matplotlib.
     """
     try:
-        import matplotlib
+        import matplotlib  # noqa: F401
     except ImportError as error:
         raise DependencyError("pictures need matplotlib: pip install 'aminoglot[plot]'") from error
-    matplotlib.use("Agg")
     drawn = {"lengths": _draw_lengths(corpus), "composition": _draw_composition(corpus)}
     if corpus.members is not None:
         drawn["cluster sizes"] = _draw_sizes(corpus)
@@ -68,9 +68,10 @@ def pictures(corpus: Corpus) -> dict[str, bytes]:
 
 
 def _figure(title: str, below: str) -> tuple[Any, Any]:
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure  # not pyplot, whose backend is the user's
 
-    figure, axes = pyplot.subplots(figsize=(8, 3.4), layout="constrained")
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    axes = figure.add_subplot()
     axes.set_title(title, fontsize=11, loc="left")
     axes.set_xlabel(below)
     axes.spines[["top", "right"]].set_visible(False)
@@ -78,11 +79,8 @@ def _figure(title: str, below: str) -> tuple[Any, Any]:
 
 
 def _png(figure: Any) -> bytes:
-    from matplotlib import pyplot
-
     stream = io.BytesIO()
-    figure.savefig(stream, dpi=130)
-    pyplot.close(figure)
+    figure.savefig(stream, dpi=130, format="png")
     return stream.getvalue()
 
 
@@ -107,7 +105,7 @@ def _draw_lengths(corpus: Corpus) -> bytes:
 
 def _draw_sizes(corpus: Corpus) -> bytes:
     sizes = np.diff(read_rows(corpus.folder / MEMBER_STARTS).astype(np.int64))
-    edges = np.concatenate(([0.5], 2 ** np.arange(0, np.ceil(np.log2(sizes.max() + 1)) + 1) + 0.5))
+    edges = np.concatenate(([0.5], 2 ** np.arange(0, np.ceil(np.log2(sizes.max())) + 1) + 0.5))
     total = np.histogram(sizes, edges)[0]
     figure, axes = _figure("How many members a cluster has", "members")
     ranges = [(int(low + 0.5), int(high - 0.5)) for low, high in pairwise(edges)]
@@ -132,7 +130,7 @@ def composition(corpus: Corpus) -> dict[str, float]:
 def _draw_composition(corpus: Corpus) -> bytes:
     shares = composition(corpus)
     order = sorted(shares, key=lambda letter: -shares[letter])
-    figure, axes = _figure("Which residues there are", "residue (orange: none of the 20)")
+    figure, axes = _figure("Which residues the training set's representatives have", "residue (orange: none of the 20)")
     colours = [_BLUE if letter in CANONICAL else _ORANGE for letter in order]
     axes.bar(order, [100 * shares[letter] for letter in order], color=colours)
     axes.set_ylabel("percent")
@@ -160,7 +158,7 @@ def _masked_html(sample: Masked) -> str:
             continue
         asked = html.escape(ESM2_ALPHABET.tokens[label])
         kind = "hidden" if token == ESM2_ALPHABET.mask else "kept" if token == label else "replaced"
-        parts.append(f'<b class="{kind}" title="{asked}">{asked if kind == "hidden" else text}</b>')
+        parts.append(f'<b class="{kind}" title="asked: {asked}">{asked if kind == "hidden" else text}</b>')
     return "".join(parts)
 
 
@@ -168,7 +166,7 @@ def _hidden_html(sample: Hidden) -> str:
     names = PROTT5NV_ALPHABET.tokens
     told = dict(zip(sample.decoder[1::2].tolist(), sample.decoder[2::2].tolist(), strict=True))
     return "".join(
-        f'<b class="hidden" title="{html.escape(names[token])}">{names[told[token]]}</b>'
+        f'<b class="hidden" title="seen as {html.escape(names[token])}">{names[told[token]]}</b>'
         if token in told
         else names[token]
         for token in sample.tokens.tolist()
@@ -183,7 +181,7 @@ b.hidden {{ background: #33658a; color: white }} b.replaced {{ background: #e07a
 b.kept {{ background: #cfe3cf }} small {{ color: #666 }}</style>
 <h1>{title}</h1><table>{counts}</table>{pictures}<h2>Samples</h2>
 <p><small>Blue: hidden (what stood there is shown). Orange: replaced by another. Green: scored, but left. Hover for
-what is asked.</small></p>{samples}</html>
+more.</small></p>{samples}</html>
 """
 
 
@@ -201,13 +199,21 @@ def page(corpus: Corpus, drawn: Mapping[str, bytes]) -> str:
 
 
 def write(corpus: Corpus, folder: Path) -> list[Path]:
-    """Write the page and its pictures into a folder; which files."""
-    drawn = pictures(corpus)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for name, png in drawn.items():
-        files.append(folder / f"{name.replace(' ', '-')}.png")
-        files[-1].write_bytes(png)
-    files.append(folder / "corpus.html")
-    files[-1].write_text(page(corpus, drawn))
-    return files
+    """Write the page and its pictures into a folder; which files.
+
+    Raises:
+        DependencyError: without matplotlib.
+        OutputError: when the folder cannot be written, or the corpus is damaged.
+    """
+    try:
+        drawn = pictures(corpus)
+        whole = page(corpus, drawn)
+    except IndexError as error:
+        raise OutputError(f"{corpus.folder}: damaged ({error}); remove it and build it again") from error
+    contents = {f"{name.replace(' ', '-')}.png": png for name, png in drawn.items()}
+    contents["corpus.html"] = whole.encode()
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            (folder / name).write_bytes(content)
+    return [folder / name for name in contents]

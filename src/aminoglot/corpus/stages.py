@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from aminoglot.errors import InputError, JobError, OutputError, is_full, reason
-from aminoglot.jobs.storage import file_digest, write_whole
+from aminoglot.jobs.storage import explained, file_digest, write_whole
+from aminoglot.mmseqs import forget
+from aminoglot.screen import Screen
 from aminoglot.sequences import Source
+from aminoglot.version import __version__
 
 CARD = "card.json"
 STATE = "building.json"
@@ -27,17 +31,19 @@ class Stages:
         folder: of the corpus.
         inputs: the files it is made of, by what they are.
         asked: how it is made; a folder begun otherwise is refused.
+        screen: is told what happens.
 
     Raises:
-        JobError: when another process builds it, or it was begun with other inputs or options.
+        InputError: when an input cannot be read.
+        JobError: when another process builds it, or it was begun with other inputs or options, or by another version.
         OutputError: when the folder cannot be written, or holds something else.
     """
 
-    def __init__(self, folder: Path, inputs: Mapping[str, Source], asked: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, inputs: Mapping[str, Source], asked: Mapping[str, Any], screen: Screen) -> None:
         self.folder = folder.absolute()
         if any(letter in str(self.folder) for letter in "*?[]"):
             raise InputError(f"{folder}: a path without * ? [ ] is wanted")
-        self._inputs = inputs
+        self._inputs, self._screen = inputs, screen
         self._asked = json.loads(json.dumps(asked))
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -45,12 +51,14 @@ class Stages:
             raise OutputError(f"{folder}: cannot be made: {reason(error)}") from error
         self._lock = FileLock(folder / ".lock")
         self.results: dict[str, Any] = {}
+        self._times: dict[str, int] = {}
 
     def __enter__(self) -> Stages:
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise JobError(f"{self.folder}: another process builds this corpus") from None
+        with explained(self.folder / ".lock"):
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:  # which is an OSError
+                raise JobError(f"{self.folder}: another process builds this corpus") from None
         try:
             self._open()
         except BaseException:
@@ -80,10 +88,18 @@ class Stages:
                 break
         else:
             if strangers := [path.name for path in self.folder.iterdir() if path.name not in _OURS]:
+                (self.folder / ".lock").unlink(missing_ok=True)
                 raise OutputError(f"{self.folder}: a folder of something else ({strangers[0]}); choose a new one")
+            self._times = {name: _stat(source).st_mtime_ns for name, source in self._inputs.items()}
             self.results = {"inputs": self._stamps()}
             self._save()
             return
+        if path.name == STATE and found.get("version") != __version__:
+            raise JobError(
+                f"{self.folder}: begun by aminoglot {found.get('version')}, and this is {__version__}; go on with "
+                "that, or remove the folder"
+            )
+        self._times = found.get("times", {})
         if found.get("asked") != self._asked:
             names = {**self._asked, **found.get("asked", {})}
             differing = [name for name in names if found.get("asked", {}).get(name) != self._asked.get(name)]
@@ -94,24 +110,29 @@ class Stages:
         self._compare_inputs()
         if self.whole:
             self._clear()
+        else:
+            forget(self.work)
 
     def _stamps(self) -> dict[str, Any]:
-        """Names, sizes, times and digests of the inputs."""
+        """Names, sizes and digests of the inputs."""
         return {
-            name: {"file": source.path.name, **_stamp(source), "sha256": file_digest(source.path)}
+            name: {"file": source.path.name, "bytes": _stat(source).st_size, "sha256": self._digest(source)}
             for name, source in self._inputs.items()
         }
 
+    def _digest(self, source: Source) -> str:
+        with self._screen.waiting(f"taking the digest of {source.path.name}"), _readable(source):
+            return file_digest(source.path)
+
     def _compare_inputs(self) -> None:
-        """The same files, by size and time, or else by digest."""
+        """The same files: of the same size, and of the same time, where that is known, or digest."""
         before = self.results["inputs"]
         differing = set(before) ^ set(self._inputs)
         for name, source in self._inputs.items():
-            known = before.get(name, {})
-            now = _stamp(source)
-            if all(known.get(key) == value for key, value in now.items()):
+            known, now = before.get(name, {}), _stat(source)
+            if known.get("bytes") == now.st_size and self._times.get(name) == now.st_mtime_ns:
                 continue
-            if known.get("bytes") != now["bytes"] or known.get("sha256") != file_digest(source.path):
+            if known.get("bytes") != now.st_size or known.get("sha256") != self._digest(source):
                 differing.add(name)
         if differing:
             raise JobError(
@@ -128,25 +149,36 @@ class Stages:
 
         Raises:
             JobError: when the disk is full; stages that are done stay done.
+            OutputError: when the folder cannot be written for another reason.
         """
         if name not in self.results:
             try:
                 result = work()
-                os.sync()  # what the stage wrote is on disk before it counts as done
+                _sync()  # what the stage wrote is on disk before it counts as done
             except OSError as error:
-                if not is_full(error):
-                    raise
-                raise JobError(f"{self.folder}: {name}: {reason(error)}") from error
+                kind = JobError if is_full(error) else OutputError
+                raise kind(f"{error.filename or self.folder}: {name}: {reason(error)}") from error
             self.results[name] = result
             self._save()
         found: dict[str, Any] = self.results[name]
         return found
 
+    def forget(self, start: str) -> None:
+        """Forget stages whose names begin so: their results are part of another's."""
+        self.results = {name: result for name, result in self.results.items() if not name.startswith(start)}
+        self._save()
+
     def _save(self) -> None:
-        _write(self.folder / STATE, {"asked": self._asked, "stages": self.results})
+        content = {"version": __version__, "asked": self._asked, "times": self._times, "stages": self.results}
+        _write(self.folder / STATE, content)
 
     def finish(self, card: Mapping[str, Any]) -> None:
-        """Write the card, which makes it a corpus, and remove what only building needed."""
+        """Write the card, which makes it a corpus, and remove what only building needed.
+
+        Raises:
+            JobError: when an input has changed since its digest was taken.
+        """
+        self._compare_inputs()
         _write(self.folder / CARD, {**card, "asked": self._asked, "stages": self.results})
         self._clear()
 
@@ -156,9 +188,22 @@ class Stages:
             shutil.rmtree(self.folder / "work")
 
 
-def _stamp(source: Source) -> dict[str, Any]:
-    found = source.path.stat()
-    return {"bytes": found.st_size, "changed": found.st_mtime_ns}
+@contextmanager
+def _readable(source: Source) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{source.name}: cannot be read ({error.strerror})") from error
+
+
+def _stat(source: Source) -> os.stat_result:
+    with _readable(source):
+        return source.path.stat()
+
+
+def _sync() -> None:
+    if hasattr(os, "sync"):  # Windows has none
+        os.sync()
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

@@ -64,7 +64,13 @@ class SequenceWriter:
                 file.close()
 
     def add(self, name: str, header: str, sequence: bytes) -> None:
-        """Append one sequence; ``header`` begins with the word that ``name`` was made of."""
+        """Append one sequence.
+
+        Args:
+            name: its id.
+            header: what :func:`header_of` makes of the id as it was written, and the rest of the header.
+            sequence: its residues.
+        """
         self._ids.append(name)
         self._headers.append(header.encode())
         self._texts.append(sequence)
@@ -142,15 +148,27 @@ class Sequences:
         return int(self._starts[-1])
 
     def header(self, row: int) -> str:
-        """The header as it was written, without its sign."""
+        """What :func:`header_of` made: an id as it was written, and a tab before a description, if there is one."""
         if not 0 <= row < len(self):
             raise IndexError(f"row {row:,} of {len(self):,}")
         start, stop = int(self._header_starts[row]), int(self._header_starts[row + 1])
-        return self._headers[start:stop].tobytes().decode()
+        try:
+            return self._headers[start:stop].tobytes().decode()
+        except UnicodeDecodeError as error:
+            raise OutputError(f"{self.folder / HEADERS}: damaged; remove the corpus and build it again") from error
 
     def name(self, row: int) -> str:
-        """Its id: the first word of the header, of UniProt's ``sp|P12345|NAME`` the accession."""
-        return protein_id(self.header(row).split(" ", 1)[0])
+        """Its id; of UniProt's ``sp|P12345|NAME`` the accession."""
+        return protein_id(self.header(row).split("\t", 1)[0])
+
+    def description(self, row: int) -> str:
+        """What the header says after the id."""
+        return self.header(row).partition("\t")[2]
+
+
+def header_of(original_id: str, description: str = "") -> str:
+    """One text of both, which can be told apart: ids hold no control characters, but may hold blanks."""
+    return f"{original_id}\t{description}" if description else original_id
 
 
 def _mapped(folder: Path, data: str, starts: str) -> tuple[NDArray[np.uint8], Rows]:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from aminoglot.corpus.members import PAIRS, Level, Tally, pairs
 from aminoglot.corpus.store import NUMBER
-from aminoglot.errors import LISTED, DependencyError, InputError, JobError, listing
+from aminoglot.errors import LISTED, DependencyError, InputError, JobError, first_line, listing
 from aminoglot.sequences import Source
 
 MEMBER_STARTS, MEMBER_ROWS = "member-starts.u64", "member-rows.u64"
@@ -73,6 +73,8 @@ def database(work: Path, memory: str, threads: int) -> Iterator[Any]:
     settings: dict[str, Any] = {"memory_limit": memory, "threads": threads, "temp_directory": str(spilled)}
     try:
         connection = duckdb.connect(str(path), config={**settings, "preserve_insertion_order": False})
+    except duckdb.IOException as error:
+        raise JobError(f"{work}: cannot be written ({first_line(error)}); free some space") from error
     except duckdb.Error as error:
         raise InputError(f"--memory {memory}, --threads {threads}: DuckDB cannot work with these ({error})") from error
     try:
@@ -81,8 +83,8 @@ def database(work: Path, memory: str, threads: int) -> Iterator[Any]:
             yield connection
     except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
         raise JobError(
-            f"{work}: the members could not be joined: {error}. Free some space, or give it more with --memory, and "
-            "run the same command again"
+            f"{work}: DuckDB could not go on ({first_line(error)}). Free some space, or give it more with --memory, "
+            "and run the same command again"
         ) from error
     path.unlink(missing_ok=True)
 
@@ -93,7 +95,7 @@ def number(connection: Any, names: Path, what: str, once: bool = False) -> int:
     Args:
         connection: from :func:`database`.
         names: of a store.
-        what: ``representatives`` or ``members``.
+        what: ``representatives``, ``members`` or ``proteins``.
         once: whether an id may not come twice, not even with the same sequence.
 
     Returns:
@@ -114,7 +116,7 @@ def number(connection: Any, names: Path, what: str, once: bool = False) -> int:
     ).fetchall()
     if named:
         said = "ids that come more than once" if once else "the same id for different sequences"
-        raise InputError(f"{what}: {said}:\n{listing([row[0] for row in named], total)}")
+        raise InputError(f"{what}: {said}; give each a name of its own:\n{listing([row[0] for row in named], total)}")
     return int(repeated)
 
 
