@@ -23,6 +23,6 @@ No format's key or file name is known outside this room.
 from aminoglot.checkpoints.checkpoint import Checkpoint, missing
 from aminoglot.checkpoints.describe import describe
 from aminoglot.checkpoints.registry import KNOWN, Known
-from aminoglot.checkpoints.resolve import convert, lost, resolve
+from aminoglot.checkpoints.resolve import convert, lost, resolve, write
 
-__all__ = ["KNOWN", "Checkpoint", "Known", "convert", "describe", "lost", "missing", "resolve"]
+__all__ = ["KNOWN", "Checkpoint", "Known", "convert", "describe", "lost", "missing", "resolve", "write"]

@@ -212,6 +212,7 @@ class RunConfig:
         corpus: folder of the training set; relative to the file.
         seed: of weights, order, masks and dropout.
         log_every: updates between lines of the log.
+        tensorboard: write TensorBoard's events besides.
     """
 
     model: ModelPart
@@ -224,6 +225,7 @@ class RunConfig:
     corpus: str = "corpus"
     seed: int = 0
     log_every: int = 10
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         _positive("the run", log_every=self.log_every)

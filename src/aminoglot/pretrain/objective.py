@@ -39,6 +39,7 @@ class HiddenBatch:
     source: Packed
     target: Packed
     labels_U: Tensor
+    asked: int
 
 
 Batch = TypeVar("Batch", MaskedBatch, HiddenBatch)
@@ -67,6 +68,10 @@ class Objective(nn.Module, Generic[Batch]):
         """The sums that :data:`SUMS` names, float32 [5]; the first can be differentiated."""
 
     @abstractmethod
+    def targets(self, batch: Batch) -> int:
+        """How many targets a batch has."""
+
+    @abstractmethod
     def flops(self, batch: Batch) -> float:
         """Floating-point operations of one forward and backward pass: three times those of the forward."""
 
@@ -90,6 +95,9 @@ class MaskedResidues(Objective[MaskedBatch]):
         count = torch.tensor(len(batch.labels_N), dtype=torch.float32, device=loss.device)
         return torch.stack((loss, count, correct.float(), loss.detach(), count))
 
+    def targets(self, batch: MaskedBatch) -> int:
+        return len(batch.labels_N)
+
     def flops(self, batch: MaskedBatch) -> float:
         config = cast(ESM2Config, self.network.config)
         head = 2.0 * (config.hidden + len(ESM2_ALPHABET.tokens)) * config.hidden * len(batch.labels_N)
@@ -105,7 +113,7 @@ class HiddenResidues(Objective[HiddenBatch]):
         labels = np.concatenate([sample.labels for sample in samples] or [np.array([IGNORED])])
         source = Packed.of(np.concatenate(tokens), [len(one) for one in tokens], device)
         target = Packed.of(np.concatenate(told), [len(one) for one in told], device)
-        return HiddenBatch(source, target, torch.from_numpy(labels).to(device))
+        return HiddenBatch(source, target, torch.from_numpy(labels).to(device), int((labels != IGNORED).sum()))
 
     def forward(self, batch: HiddenBatch) -> Tensor:
         logits_UV = cast(ProtT5nv, self.network)(batch.source, batch.target)
@@ -115,7 +123,12 @@ class HiddenResidues(Objective[HiddenBatch]):
         residue_U = asked_U & labels_U.ne(END) & labels_U.lt(FIRST_SENTINEL)
         correct = logits_UV.argmax(-1).eq(labels_U).sum()
         residue_loss = (loss_U.detach() * residue_U).sum()
-        return torch.stack((loss_U.sum(), asked_U.sum().float(), correct.float(), residue_loss, residue_U.sum().float()))
+        return torch.stack(
+            (loss_U.sum(), asked_U.sum().float(), correct.float(), residue_loss, residue_U.sum().float())
+        )
+
+    def targets(self, batch: HiddenBatch) -> int:
+        return batch.asked
 
     def flops(self, batch: HiddenBatch) -> float:
         config = self.network.config

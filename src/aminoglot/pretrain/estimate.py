@@ -1,0 +1,134 @@
+"""What a run will need, before it is begun."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aminoglot.checkpoints import resolve
+from aminoglot.corpus import Corpus
+from aminoglot.models.family import Config, family_of
+from aminoglot.models.linear import train_in
+from aminoglot.pretrain.config import RunConfig
+from aminoglot.pretrain.objective import Objective, objective_for, samples_for
+from aminoglot.pretrain.run import corpus_for, hardware_of
+
+_SAMPLED = 2_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will need.
+
+    Attributes:
+        parameters: trained values.
+        state_bytes: weights, gradients and what the optimizer remembers, in all processes together.
+        activation_bytes: what the backward pass needs, on each process.
+        proteins: an update, about.
+        tokens: an update, about.
+        epochs: how often each cluster will have been seen.
+        flops: of the whole run.
+    """
+
+    parameters: int
+    state_bytes: int
+    activation_bytes: int
+    proteins: float
+    tokens: float
+    epochs: float
+    flops: float
+
+
+def estimate(config: RunConfig, shape: Config, corpus: Corpus, half: bool) -> Estimate:
+    """Estimate a run from samples of its corpus, without computing anything.
+
+    Args:
+        config: of the run.
+        shape: of the network.
+        corpus: what it trains on.
+        half: whether products are computed in 16 bits.
+    """
+    with torch.device("meta"):
+        network = family_of(shape).build(shape)
+        if hasattr(network, "contact_head"):
+            network.contact_head = None
+    train_in(network, "bf16" if half else "fp32")
+    objective = objective_for(network.train())
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    samples = samples_for(network, corpus, "train", config.seed)
+    lengths = np.array([samples.tokens_of(n) for n in range(min(_SAMPLED, len(samples)))])
+    mean = float(lengths.mean())
+    proteins = config.batch.proteins or max(1.0, (config.batch.tokens or 0) / mean)
+    fitting = int(np.searchsorted(np.cumsum(lengths), config.batch.at_once, side="right"))
+    piece = list(range(max(1, fitting)))
+    batch = objective.batch([samples[n] for n in piece], torch.device("meta"))
+    flops = objective.flops(batch) / lengths[piece].sum()
+    remembered = 4 if config.optimizer.name == "muon" else 8
+    return Estimate(
+        parameters=parameters,
+        state_bytes=parameters * (4 + 4 + remembered),
+        activation_bytes=_activations(objective, batch, config.compute.recompute, int(lengths[piece].sum())),
+        proteins=proteins,
+        tokens=proteins * mean,
+        epochs=proteins * config.schedule.updates / len(samples),
+        flops=flops * proteins * mean * config.schedule.updates,
+    )
+
+
+def _activations(objective: Objective[Any], batch: Any, recompute: bool, tokens: int) -> int:
+    """Bytes that autograd keeps of a batch, counted on torch's meta device, where nothing is computed."""
+    own = {parameter.untyped_storage()._cdata for parameter in objective.parameters()}
+    seen: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            seen[storage._cdata] = storage.nbytes()
+        held.append(tensor)  # else another might get its address
+        return tensor
+
+    held: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        objective(batch)
+    total = sum(seen.values())
+    layers = objective.network.config.layers
+    return total // layers + 4 * tokens * objective.network.config.hidden * layers if recompute else total
+
+
+def lines(config: RunConfig) -> list[tuple[str, str]]:
+    """What a run will need, in words.
+
+    Raises:
+        InputError: when the config contradicts the corpus or the model.
+    """
+    hardware = hardware_of(config.compute)
+    shape = config.model.shape() or resolve(config.model.start or "").config
+    corpus = corpus_for(config, family_of(shape).name)
+    found = estimate(config, shape, corpus, hardware.precision != "fp32")
+    schedule = config.rates()
+    return [
+        ("model", f"{family_of(shape).name}, {shape.layers} layers, width {shape.hidden}, {shape.heads} heads"),
+        ("parameters", f"{found.parameters:,}"),
+        ("device", f"{hardware.device}, {hardware.precision} ({hardware.reason})"),
+        ("memory, weights and optimizer", f"{_size(found.state_bytes)} (shared out among processes by fsdp)"),
+        ("memory, activations", f"{_size(found.activation_bytes)} for {config.batch.at_once:,} tokens at once"),
+        ("clusters for training", f"{len(corpus.split('train')):,}"),
+        ("proteins an update", f"{found.proteins:,.0f}"),
+        ("tokens an update", f"{found.tokens:,.0f}"),
+        ("updates", f"{schedule.updates:,}"),
+        ("tokens in all", f"{found.tokens * schedule.updates:,.0f}"),
+        ("epochs", f"{found.epochs:,.2f}"),
+        ("operations in all", f"{found.flops:.3g}"),
+        (
+            "learning rate",
+            f"{schedule.rate(1):.3g}, at its peak {schedule.peak:.3g}, {schedule.rate(schedule.updates):.3g}",
+        ),
+    ]
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:,.2f} GiB"

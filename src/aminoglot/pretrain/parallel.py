@@ -1,0 +1,129 @@
+"""One process or many, started by torchrun: who I am, and how gradients come together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from aminoglot.errors import InputError
+from aminoglot.models import esm2, prott5nv
+from aminoglot.pretrain.config import ComputePart
+from aminoglot.pretrain.objective import Objective
+
+BLOCKS = (esm2.Block, prott5nv.Block, prott5nv.DecoderBlock)
+_TIMEOUT = timedelta(minutes=30)
+_ROOM = 64 * 2**30
+"""Above so much memory for weights, gradients and the optimizer, ``auto`` shares them out."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run.
+
+    Attributes:
+        rank: number of this one.
+        size: how many there are.
+        device: where this one computes.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this one writes and speaks for all."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes, in place."""
+        if self.size > 1:
+            distributed.all_reduce(values)
+        return values
+
+    def any(self, wanted: bool) -> bool:
+        """Whether any process wants something."""
+        if self.size == 1:
+            return wanted
+        return bool(self.sum(torch.tensor(float(wanted), device=self.device)))
+
+    def wait(self) -> None:
+        """For all the others."""
+        if self.size > 1:
+            distributed.barrier()
+
+
+@contextmanager
+def world(device: torch.device) -> Iterator[World]:
+    """Join the other processes, where torchrun started several.
+
+    Args:
+        device: ``cuda`` becomes this process's own.
+
+    Raises:
+        InputError: for more processes than GPUs on a machine.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World(0, 1, device)
+        return
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if device.type == "cuda":
+        if local >= torch.cuda.device_count():
+            raise InputError(f"torchrun started more processes than the {torch.cuda.device_count()} GPUs that are here")
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=_TIMEOUT)
+    try:
+        yield World(distributed.get_rank(), size, device)
+    finally:
+        distributed.destroy_process_group()
+
+
+def wrapped(objective: Objective, part: ComputePart, here: World) -> nn.Module:
+    """The objective as it is trained: recomputed, compiled, shared out, or simply itself.
+
+    Args:
+        objective: on ``here.device``.
+        part: what is wanted.
+        here: the processes.
+    """
+    if part.recompute:
+        apply_activation_checkpointing(objective, check_fn=lambda module: isinstance(module, BLOCKS))
+    if part.compile:
+        for module in objective.modules():
+            if isinstance(module, BLOCKS):
+                module.compile(dynamic=True)
+    if here.size == 1:
+        return objective
+    if shared_out(objective, part):
+        for module in objective.modules():
+            if isinstance(module, BLOCKS):
+                fully_shard(module)
+        return fully_shard(objective)
+    return DistributedDataParallel(objective, gradient_as_bucket_view=True)
+
+
+def shared_out(objective: nn.Module, part: ComputePart) -> bool:
+    """Whether weights are to be shared out among the processes (FSDP2), not copied to each (DDP)."""
+    if part.parallel != "auto":
+        return part.parallel == "fsdp"
+    return 16 * sum(parameter.numel() for parameter in objective.parameters()) > _ROOM
+
+
+def exchange(module: nn.Module, now: bool) -> None:
+    """Whether the next backward pass brings gradients together; only the last of an update has to."""
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(now)
+    elif isinstance(module, DistributedDataParallel):
+        module.require_backward_grad_sync = now
