@@ -39,7 +39,7 @@ def of_target(targets: int) -> tuple[str, ...]:
     As thorough as it can be, for nothing is published to be like: every target may be a hit, regions of low complexity
     count, and so do hits that chance explains, if they are identical enough and cover enough.
     """
-    return (*_flags(max(MOST_HITS, targets), 1), "--mask", "0", "-e", "10")
+    return (*_flags(max(MOST_HITS, targets), 1), "--mask", "0", "--comp-bias-corr", "0", "-e", "10")
 
 
 def _flags(most: int, coverage_mode: int) -> tuple[str, ...]:
