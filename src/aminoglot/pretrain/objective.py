@@ -137,7 +137,7 @@ class HiddenResidues(Objective[HiddenBatch]):
         products = 2.0 * layers * d**2 * (14 * target.sum() + 2 * source.sum())
         scores = 4.0 * layers * d * (target * (target / 2 + source)).sum()
         head = 2.0 * len(PROTT5NV_ALPHABET.tokens) * d * target.sum()
-        return 3 * (_encoder_flops(self.network, batch.source) + products + scores + head)
+        return float(3 * (_encoder_flops(self.network, batch.source) + products + scores + head))
 
 
 def _encoder_flops(network: Network, source: Packed) -> float:

@@ -12,10 +12,11 @@ from aminoglot.pretrain.config import OptimizerPart
 
 def decay_groups(named: Iterable[tuple[str, nn.Parameter]], decay: float) -> list[dict[str, object]]:
     """Matrices and tables decay; biases and norms, which have one dimension, do not (as in Megatron)."""
-    flat, deep = [], []
+    flat: list[nn.Parameter] = []
+    deep: list[nn.Parameter] = []
     for _, parameter in named:
         (deep if parameter.dim() > 1 else flat).append(parameter)
-    groups = [{"params": deep, "weight_decay": decay}, {"params": flat, "weight_decay": 0.0}]
+    groups: list[dict[str, object]] = [{"params": deep, "weight_decay": decay}, {"params": flat, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed import ProcessGroup
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -33,11 +35,13 @@ class World:
         rank: number of this one.
         size: how many there are.
         device: where this one computes.
+        beside: a group of their own for what goes on beside the training, whose messages must not mix with its.
     """
 
     rank: int
     size: int
     device: torch.device
+    beside: ProcessGroup | None = None
 
     @property
     def leads(self) -> bool:
@@ -85,12 +89,12 @@ def world(device: torch.device) -> Iterator[World]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, timeout=_TIMEOUT)
     try:
-        yield World(distributed.get_rank(), size, device)
+        yield World(distributed.get_rank(), size, device, distributed.new_group(backend="gloo", timeout=_TIMEOUT))
     finally:
         distributed.destroy_process_group()
 
 
-def wrapped(objective: Objective, part: ComputePart, here: World) -> nn.Module:
+def wrapped(objective: Objective[Any], part: ComputePart, here: World) -> nn.Module:
     """The objective as it is trained: recomputed, compiled, shared out, or simply itself.
 
     Args:
@@ -110,7 +114,8 @@ def wrapped(objective: Objective, part: ComputePart, here: World) -> nn.Module:
         for module in objective.modules():
             if isinstance(module, BLOCKS):
                 fully_shard(module)
-        return fully_shard(objective)
+        fully_shard(objective)
+        return objective
     return DistributedDataParallel(objective, gradient_as_bucket_view=True)
 
 

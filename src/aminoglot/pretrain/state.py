@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load as read_tensors
+from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 
@@ -64,6 +65,7 @@ class States:
     def __init__(self, folder: Path, keep: int, here: World) -> None:
         self.folder, self._keep, self._here = folder, keep, here
         self._writing: tuple[Future[Any], Path, Progress] | None = None
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # for good: it writes in a thread
         if here.leads:
             folder.mkdir(parents=True, exist_ok=True)
             for left in folder.glob("*.partial"):
@@ -81,13 +83,12 @@ class States:
         partial = path.with_name(f"{path.name}.partial")
         if path.exists():
             return
-        with _explained(self.folder), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        with _explained(self.folder):
             if self._here.leads:
                 partial.mkdir()
             self._here.wait()
             writer = HuggingFaceStorageWriter(str(partial), save_distributed=True)
-            future = dcp.async_save(tensors, storage_writer=writer)
+            future = async_save(tensors, storage_writer=writer, process_group=self._here.beside)
         assert isinstance(future, Future)
         self._writing = (future, partial, progress)
 
@@ -138,9 +139,7 @@ def load(path: Path, tensors: dict[str, Tensor]) -> None:
         OutputError: when the state is damaged, or of another network.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")
-            dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(path)))
+        read_tensors(tensors, storage_reader=HuggingFaceStorageReader(str(path)))
     except Exception as error:  # whatever a damaged file surfaces as
         raise OutputError(
             f"{path}: this state cannot be read ({type(error).__name__}); remove it, and the run goes on from the one "
