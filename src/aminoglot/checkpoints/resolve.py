@@ -138,6 +138,27 @@ def _path(path: Path, name: str) -> Checkpoint:
     raise ModelError(f"{path}: not a format aminoglot reads (a Hugging Face folder, a fair-esm .pt, a .nemo file)")
 
 
+def language_t5(model: str | PathLike[str]) -> Checkpoint:
+    """Read a T5 of ProtT5nv's shape that was trained on language, a ``.nemo``; its first 128 tokens become ours.
+
+    So ProtT5nv itself began (its model card; BioNeMo 1 cuts the table of tokens and the last bias).
+
+    Raises:
+        ModelError: when it is anything else.
+    """
+    model = fspath(model)
+    path = _existing(model)
+    if path is None:
+        raise ModelError(f"{model}: no such file; a .nemo of a T5 is wanted")
+    with _readable(model), archive.opened(path) as files:
+        if not nemo1.is_nemo1(files.names):
+            raise ModelError(f"{model}: no .nemo of a T5")
+        checkpoint = nemo1.read(path, model, files, cut=True)
+    if not isinstance(checkpoint.config, ProtT5nvConfig):
+        raise ModelError(f"{model}: no T5 (its shape is ESM-2's)")
+    return checkpoint
+
+
 def _opened(path: Path, name: str) -> Checkpoint:
     """NeMo's folders and archives, by the files in them."""
     with archive.opened(path) as files:

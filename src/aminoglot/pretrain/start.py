@@ -7,7 +7,7 @@ import zlib
 import torch
 from torch import Tensor
 
-from aminoglot.checkpoints import Checkpoint, resolve
+from aminoglot.checkpoints import Checkpoint, language_t5, resolve
 from aminoglot.corpus.draws import mixed
 from aminoglot.errors import InputError
 from aminoglot.models.esm2 import ESM2Config, rotary_frequencies
@@ -33,7 +33,7 @@ def start(part: ModelPart, seed: int) -> tuple[Network, list[str]]:
     if shape is not None:
         return _loaded(shape, drawn(shape, seed)), []
     assert part.start is not None
-    checkpoint = resolve(part.start)
+    checkpoint = language_t5(part.start) if part.language else resolve(part.start)
     tensors = {key: tensor.float().clone() for key, tensor in checkpoint.tensors.items()}
     notes = _completed(checkpoint, tensors, seed)
     return _loaded(checkpoint.config, tensors), notes
@@ -61,7 +61,7 @@ def _draw(key: str, shape: torch.Size, config: Config, seed: int) -> Tensor:
 def _completed(checkpoint: Checkpoint, tensors: dict[str, Tensor], seed: int) -> list[str]:
     """Draw what a checkpoint lacks, and say so."""
     needed = "lm_head" if isinstance(checkpoint.config, ESM2Config) else "decoder"
-    notes = []
+    notes: list[str] = []
     if not checkpoint.has(needed):
         new = {key: tensor for key, tensor in drawn(checkpoint.config, seed).items() if key.startswith(f"{needed}.")}
         tensors.update(new)

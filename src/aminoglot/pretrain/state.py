@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load as read_tensors
 from torch.distributed.checkpoint.state_dict_saver import async_save
@@ -140,7 +141,7 @@ def load(path: Path, tensors: dict[str, Tensor]) -> None:
     """
     try:
         read_tensors(tensors, storage_reader=HuggingFaceStorageReader(str(path)))
-    except Exception as error:  # whatever a damaged file surfaces as
+    except (Exception, CheckpointException) as error:  # whatever a damaged file surfaces as
         raise OutputError(
             f"{path}: this state cannot be read ({type(error).__name__}); remove it, and the run goes on from the one "
             "before"
@@ -210,6 +211,8 @@ class _explained:  # noqa: N801  a context manager
         if error is None or isinstance(error, JobError | KeyboardInterrupt):
             return
         found: BaseException | None = error
+        if isinstance(found, CheckpointException):  # what went wrong in each process
+            found = next(iter(found.failures.values()))[0]
         while found is not None and not isinstance(found, OSError):
             found = found.__cause__ or found.__context__
         said = reason(found) if isinstance(found, OSError) else str(error).strip().splitlines()[-1][:200]
