@@ -64,7 +64,7 @@ def estimate(config: RunConfig, shape: Config, corpus: Corpus, half: bool) -> Es
     mean = float(lengths.mean())
     proteins = config.batch.proteins or max(1.0, (config.batch.tokens or 0) / mean)
     fitting = int(np.searchsorted(np.cumsum(lengths), config.batch.at_once, side="right"))
-    piece = list(range(max(1, fitting)))
+    piece = sorted(range(max(1, fitting)), key=lambda n: -lengths[n])
     batch = objective.batch([samples[n] for n in piece], torch.device("meta"))
     flops = objective.flops(batch) / lengths[piece].sum()
     remembered = 4 if config.optimizer.name == "muon" else 8

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from aminoglot.errors import JobError, OutputError
+from aminoglot.errors import DependencyError, JobError, OutputError
 from aminoglot.jobs.storage import explained, write_whole
 from aminoglot.pretrain.config import RunConfig
 from aminoglot.pretrain.loop import Made, Scores
@@ -87,12 +87,15 @@ class Log:
     Args:
         folder: of the run.
         update: where it goes on.
+        tensorboard: write events for TensorBoard besides.
 
     Raises:
+        DependencyError: when TensorBoard is wanted and not there.
         OutputError: when the log cannot be written.
     """
 
-    def __init__(self, folder: Path, update: int) -> None:
+    def __init__(self, folder: Path, update: int, tensorboard: bool = False) -> None:
+        self._events = _events(folder / "tensorboard", update) if tensorboard else None
         self._path = folder / LOG
         kept = [json.dumps(line) for line in lines(folder) if line["update"] <= update]
         with explained(self._path):
@@ -119,12 +122,29 @@ class Log:
         self._line(update=number, validation=asdict(scores))
 
     def _line(self, **content: Any) -> None:
+        if self._events is not None:
+            number = content["update"]
+            for name, value in {**content, **content.get("validation", {})}.items():
+                if isinstance(value, float):
+                    group = "validation" if "validation" in content else "training"
+                    self._events.add_scalar(f"{group}/{name}", value, number)
         with explained(self._path):
             self._file.write(json.dumps(content) + "\n")
             self._file.flush()
 
     def close(self) -> None:
         self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def _events(folder: Path, update: int) -> Any:
+    """TensorBoard's writer; what it has after this update is left out of its curves."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise DependencyError("tensorboard = true needs TensorBoard: pip install 'aminoglot[train]'") from error
+    return SummaryWriter(str(folder), purge_step=update + 1)
 
 
 def lines(folder: Path) -> Iterator[dict[str, Any]]:

@@ -142,7 +142,7 @@ class _Run:
         tensors = tensors_of(self.network, self.optimizers)
         progress = self._resumed(states, tensors)
         self._say()
-        log = record.Log(self.folder, progress.update) if self.here.leads else None
+        log = record.Log(self.folder, progress.update, self.config.tensorboard) if self.here.leads else None
         try:
             self._train(progress, states, tensors, log)
         finally:
