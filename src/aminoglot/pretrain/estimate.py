@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from aminoglot.checkpoints import resolve
 from aminoglot.corpus import Corpus
 from aminoglot.models.family import Config, family_of
-from aminoglot.models.linear import train_in
 from aminoglot.pretrain.config import RunConfig
 from aminoglot.pretrain.objective import Objective, objective_for, samples_for
 from aminoglot.pretrain.run import corpus_for, hardware_of
@@ -56,8 +54,7 @@ def estimate(config: RunConfig, shape: Config, corpus: Corpus, half: bool) -> Es
         network = family_of(shape).build(shape)
         if hasattr(network, "contact_head"):
             network.contact_head = None
-    train_in(network, "bf16" if half else "fp32")
-    objective = objective_for(network.train())
+    objective = objective_for(network)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     samples = samples_for(network, corpus, "train", config.seed)
     lengths = np.array([samples.tokens_of(n) for n in range(min(_SAMPLED, len(samples)))])
@@ -65,13 +62,13 @@ def estimate(config: RunConfig, shape: Config, corpus: Corpus, half: bool) -> Es
     proteins = config.batch.proteins or max(1.0, (config.batch.tokens or 0) / mean)
     fitting = int(np.searchsorted(np.cumsum(lengths), config.batch.at_once, side="right"))
     piece = sorted(range(max(1, fitting)), key=lambda n: -lengths[n])
-    batch = objective.batch([samples[n] for n in piece], torch.device("meta"))
+    batch = objective.batch([samples[n] for n in piece], torch.device("cpu"))
     flops = objective.flops(batch) / lengths[piece].sum()
     remembered = 4 if config.optimizer.name == "muon" else 8
     return Estimate(
         parameters=parameters,
         state_bytes=parameters * (4 + 4 + remembered),
-        activation_bytes=_activations(objective, batch, config.compute.recompute, int(lengths[piece].sum())),
+        activation_bytes=activation_bytes(objective, batch, half, config.compute.recompute),
         proteins=proteins,
         tokens=proteins * mean,
         epochs=proteins * config.schedule.updates / len(samples),
@@ -79,24 +76,31 @@ def estimate(config: RunConfig, shape: Config, corpus: Corpus, half: bool) -> Es
     )
 
 
-def _activations(objective: Objective[Any], batch: Any, recompute: bool, tokens: int) -> int:
-    """Bytes that autograd keeps of a batch, counted on torch's meta device, where nothing is computed."""
-    own = {parameter.untyped_storage()._cdata for parameter in objective.parameters()}
-    seen: dict[int, int] = {}
+def activation_bytes(objective: Objective[Any], batch: Any, half: bool, recompute: bool) -> int:
+    """Bytes that the backward pass needs of a batch, beside the weights.
 
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            seen[storage._cdata] = storage.nbytes()
-        held.append(tensor)  # else another might get its address
-        return tensor
+    A block keeps, for each value of its width: the stream before either norm in float32; what goes into each product,
+    queries, keys, values and what attention found in the product's type; and four times the width before and behind
+    GELU. Products in 16 bits have copies of the weights in them, too.
 
-    held: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        objective(batch)
-    total = sum(seen.values())
-    layers = objective.network.config.layers
-    return total // layers + 4 * tokens * objective.network.config.hidden * layers if recompute else total
+    Args:
+        objective: the network and its task.
+        batch: of it.
+        half: whether products are computed in 16 bits.
+        recompute: whether blocks keep only what goes into them.
+    """
+    network = objective.network
+    layers, d = network.config.layers, network.config.hidden
+    product = 2 if half else 4
+    shared = 3 if half else 1  # one input for queries, keys and values; in 16 bits each makes a copy of its own
+    block = d * (2 * 4 + product * (shared + 1 + 1 + 3 + 1 + 4 + 4))
+    cross = d * (4 + product * (1 + 1 + 3 + 1))
+    source = len(batch.source.tokens_T)
+    target = len(batch.target.tokens_T) if hasattr(batch, "target") else 0
+    whole = layers * (source * block + target * (block + cross))
+    if recompute:
+        whole = whole // layers + layers * 4 * d * (source + target)
+    return whole + (2 * sum(one.numel() for one in network.parameters()) if half else 0)
 
 
 def lines(config: RunConfig) -> list[tuple[str, str]]:

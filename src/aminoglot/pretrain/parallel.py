@@ -17,7 +17,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from aminoglot.errors import InputError
-from aminoglot.models import esm2, prott5nv
+from aminoglot.models import attention, esm2, prott5nv
 from aminoglot.pretrain.config import ComputePart
 from aminoglot.pretrain.objective import Objective
 
@@ -104,7 +104,8 @@ def wrapped(objective: Objective[Any], part: ComputePart, here: World) -> nn.Mod
     """
     if part.recompute:
         apply_activation_checkpointing(objective, check_fn=lambda module: isinstance(module, BLOCKS))
-    if part.compile:
+    if part.compile:  # attention loops over lengths, of which no two batches have the same
+        attention.attention = torch.compiler.disable(attention.attention)
         for module in objective.modules():
             if isinstance(module, BLOCKS):
                 module.compile(dynamic=True)

@@ -198,10 +198,11 @@ class _Run:
         with _Stop() as stop, self.screen.progress("training", total, "updates", progress.update) as done:
             for after, made in trainer.run(progress):
                 number, better = after.update, False
-                rate = f"{made.tokens / made.seconds:,.0f} tokens/s"
-                done(1, f"training, loss {made.scores.loss:.3f}, {rate}")
+                share = made.flops / made.seconds / peak
+                rate = f"{made.tokens / made.seconds:,.0f} tokens/s, {share:.0%} of the ceiling"
+                done(1, f"loss {made.scores.loss:.3f}, {rate}")
                 if log is not None and (number % config.log_every == 0 or made.skipped):
-                    log.update(number, made, made.flops / made.seconds / peak)
+                    log.update(number, made, share)
                 if held_out is not None and (number == total or number % config.validation.every == 0):
                     loss = self._validate(number, held_out, log).loss
                     if better := best[0] is None or loss < best[0]:
