@@ -22,7 +22,7 @@ SCORES = Scores.of(torch.tensor([20.0, 10.0, 4.0, 6.0, 5.0]))
 
 
 def test_scores_are_means() -> None:
-    assert SCORES == Scores(2.0, pytest.approx(7.38905609893065), 0.4, 1.2, 10)
+    assert Scores(2.0, pytest.approx(7.38905609893065), 0.4, 1.2, 10) == SCORES
     assert Scores.of(torch.zeros(5)).targets == 0
 
 
@@ -73,6 +73,7 @@ def test_tensorboards_events(corpus: Corpus, tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of what it imports
 def test_compiled(corpus: Corpus, tmp_path: Path) -> None:
     """Where there is a compiler: the same losses."""
     short = {"schedule": {"updates": 3, "warmup": 1}}
