@@ -62,7 +62,7 @@ def ours(at_once):
     trainer = Trainer(config, objective, module, build(network, config.optimizer), samples, here)
     steps = trainer.run(Progress())
     next(steps)
-    peak, tokens, flops, started = ceiling(device, True), 0, 0.0, time.perf_counter()
+    peak, tokens, flops, started = ceiling(device, "bf16"), 0, 0.0, time.perf_counter()
     while time.perf_counter() - started < asked["seconds"]:
         _, made = next(steps)
         tokens, flops = tokens + made.tokens, flops + made.flops

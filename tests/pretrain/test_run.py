@@ -23,6 +23,7 @@ from aminoglot.corpus import Corpus
 from aminoglot.errors import AminoglotError, InputError, JobError, OutputError
 from aminoglot.pretrain import loop
 from aminoglot.pretrain.run import pretrain
+from aminoglot.pretrain.state import Progress
 from tests.corpus.helpers import QUIET
 from tests.pretrain.helpers import TINY, config, held_out, losses, same, state
 
@@ -33,6 +34,7 @@ from pathlib import Path
 from aminoglot.errors import AminoglotError
 from aminoglot.pretrain.config import of_dict
 from aminoglot.pretrain.run import pretrain
+from aminoglot.pretrain.state import Progress
 from tests.corpus.helpers import QUIET
 {before}
 try:
@@ -226,6 +228,33 @@ def test_prott5nv(t5_corpus: Corpus, tmp_path: Path) -> None:
     assert losses(tmp_path / "plain")[1] != losses(tmp_path / "run")[1]
 
 
+@pytest.mark.parametrize("changed", [{"recompute": True}, {"parallel": "ddp"}, {"parallel": "fsdp"}])
+def test_prott5nv_another_way(changed: dict[str, Any], t5_corpus: Corpus, tmp_path: Path) -> None:
+    """Recomputed, or on two processes: the same losses."""
+    short = {"schedule": {"updates": 4, "warmup": 1}}
+    pretrain(config(t5_corpus, **short), tmp_path / "plain", QUIET)
+    asked = config(t5_corpus, compute=changed, **short)
+    done = ran(asked, tmp_path / "other", processes=2 if "parallel" in changed else 0)
+    assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "other") == pytest.approx(losses(tmp_path / "plain"), abs=1e-5)
+    assert held_out(tmp_path / "other") == pytest.approx(held_out(tmp_path / "plain"), abs=1e-5)
+
+
+def test_trouble_of_one_ends_all(whole: Path, corpus: Corpus, tmp_path: Path) -> None:
+    """The process that leads finds another run here; the other does not wait for it."""
+    folder = copied(whole, tmp_path / "run")
+    done = ran(config(corpus, seed=3), folder, processes=2)
+    assert "a run begun otherwise (seed)" in done.stdout
+    assert "another process of this run could not go on" in done.stdout
+
+
+def test_a_whole_run_is_left_alone(whole: Path, corpus: Corpus, tmp_path: Path) -> None:
+    folder = copied(whole, tmp_path / "run")
+    (folder / "model" / "README.md").write_text("mine")
+    pretrain(config(corpus), folder, QUIET)
+    assert (folder / "model" / "README.md").read_text() == "mine"
+
+
 def test_from_a_checkpoint(whole: Path, corpus: Corpus, tmp_path: Path) -> None:
     asked = config(corpus, model={"start": str(whole / "model")})
     pretrain(asked, tmp_path / "run", QUIET)
@@ -260,6 +289,7 @@ def test_no_number(what: str, corpus: Corpus, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(JobError, match=r"update 7: the loss is .* Nothing of this update was"):
         pretrain(config(corpus), tmp_path / "run", QUIET)
     monkeypatch.undo()
+    assert {path.name for path in (tmp_path / "run" / "states").iterdir()} == {"000000004", "000000005"}
     pretrain(config(corpus), tmp_path / "run", QUIET)
     assert max(losses(tmp_path / "run")) == 12
 
@@ -267,13 +297,12 @@ def test_no_number(what: str, corpus: Corpus, tmp_path: Path, monkeypatch: pytes
 def test_fp16_skips_what_overflows() -> None:
     """The scale is halved, nothing else changes; after a long time without it is doubled."""
     trainer = loop.Trainer.__new__(loop.Trainer)
-    trainer._half, trainer._good = True, 0
-    assert trainer._next_scale(1024.0, False, 1, 2.0) == 512.0
-    for number in range(loop._GROW_AFTER - 1):
-        assert trainer._next_scale(512.0, True, number, 2.0) == 512.0
-    assert trainer._next_scale(512.0, True, 1, 2.0) == 1024.0
+    trainer._half = True
+    assert trainer._next_scale(Progress(loss_scale=1024.0, good=7), False, 1, 2.0) == (512.0, 0)
+    assert trainer._next_scale(Progress(loss_scale=512.0, good=7), True, 1, 2.0) == (512.0, 8)
+    assert trainer._next_scale(Progress(loss_scale=512.0, good=loop._GROW_AFTER - 1), True, 1, 2.0) == (1024.0, 0)
     with pytest.raises(JobError, match="the gradients are no numbers"):
-        trainer._next_scale(loop._LEAST_SCALE, False, 1, 2.0)
+        trainer._next_scale(Progress(loss_scale=loop._LEAST_SCALE), False, 1, 2.0)
 
 
 def test_a_scale_leaves_gradients_as_they_are(whole: Path, corpus: Corpus, tmp_path: Path, monkeypatch: Any) -> None:
@@ -300,7 +329,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, resource.RLIM_INFINITY))
 """
 
 
-@pytest.mark.parametrize("most", [0, 1_000, 100_000])
+@pytest.mark.parametrize("most", [0, 1_400, 100_000])
 def test_a_full_disk(most: int, whole: Path, corpus: Corpus, tmp_path: Path) -> None:
     """It strikes the record, the log, the states; then it goes on."""
     full = ran(config(corpus), tmp_path / "run", FULL.format(most=most))
@@ -324,6 +353,8 @@ def copied(whole: Path, to: Path) -> Path:
         ({"batch": {"tokens": 3_000}}, "batch.tokens"),
         ({"seed": 3}, "seed"),
         ({"model": {**TINY, "layers": 3}}, "model, model.layers"),
+        ({"compute": {"precision": "bf16"}}, "precision"),
+        ({"validation": {"proteins": 7}}, "validation.proteins"),
     ],
 )
 def test_another_run_in_its_folder(

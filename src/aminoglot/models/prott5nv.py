@@ -177,10 +177,23 @@ class DecoderBlock(Layer):
         self.source_norm = nn.LayerNorm(config.hidden, NORM_EPSILON)
         self.source_attention = Attention(config)
 
-    def forward(
+    def forward(self, x_UD: Tensor, target: Packed, source_TD: Tensor, source: Packed) -> Tensor:
+        """The stream after this block, [U, D], of whole targets.
+
+        Args:
+            x_UD: the stream.
+            target: how its tokens lie.
+            source_TD: the encoder's last layer.
+            source: how that lies.
+        """
+        y_UD = self.attention_norm(x_UD)
+        found_UD = self.attention(y_UD, self.attention.keys_values(y_UD), target, target, causal=True)
+        return self._behind(x_UD + self.dropped(found_UD), target, self.source_attention.keys_values(source_TD), source)
+
+    def extend(
         self, x_UD: Tensor, target: Packed, memory: Memory, written: Packed, of_source: KeysValues, source: Packed
     ) -> Tensor:
-        """The stream after this block, [U, D].
+        """The stream after this block, [U, D], of tokens that come after others.
 
         Args:
             x_UD: the stream of the tokens that are new.
@@ -192,7 +205,11 @@ class DecoderBlock(Layer):
         """
         y_UD = self.attention_norm(x_UD)
         keys_values = memory.extended(self.attention.keys_values(y_UD), len(target.lengths))
-        x_UD = x_UD + self.dropped(self.attention(y_UD, keys_values, target, written, causal=True))
+        found_UD = self.attention(y_UD, keys_values, target, written, causal=True)
+        return self._behind(x_UD + self.dropped(found_UD), target, of_source, source)
+
+    def _behind(self, x_UD: Tensor, target: Packed, of_source: KeysValues, source: Packed) -> Tensor:
+        """What comes behind the attention to what was written."""
         x_UD = x_UD + self.dropped(self.source_attention(self.source_norm(x_UD), of_source, target, source))
         return x_UD + self.feed_forward(x_UD)
 
@@ -253,8 +270,17 @@ class ProtT5nv(nn.Module):
             source: residues and sentinels, as the encoder sees them.
             target: for each source what the decoder is told so far; it begins with ``<s>``.
         """
+        assert self.decoder is not None, "this network was loaded without its decoder"
         source_TD = self.representations(source, [self.config.layers])[0]
-        return Decoding(self, source_TD, source).extend(target)
+        x_UD = self.embedded(target)
+        for block in self.decoder.blocks:
+            x_UD = block(x_UD, target, source_TD, source)
+        return self.logits(x_UD)
+
+    def logits(self, x_UD: Tensor) -> Tensor:
+        """Logits of the decoder's last layer, float32 [U, V]."""
+        assert self.decoder is not None, "this network was loaded without its decoder"
+        return F.linear(self.decoder.final_norm(x_UD), self.embedding.weight, self.decoder.bias)
 
     def representations(self, batch: Packed, layers: Sequence[int]) -> Tensor:
         """What the encoder thinks of every token at some layers.
@@ -311,5 +337,5 @@ class Decoding:
         written = Packed(target.tokens_T.new_empty(0), self._lengths) if seen else target
         x_UD = self._network.embedded(target, seen)
         for block, memory, of_source in zip(self._decoder.blocks, self._memories, self._of_source, strict=True):
-            x_UD = block(x_UD, target, memory, written, of_source, self._source)
-        return F.linear(self._decoder.final_norm(x_UD), self._network.embedding.weight, self._decoder.bias)
+            x_UD = block.extend(x_UD, target, memory, written, of_source, self._source)
+        return self._network.logits(x_UD)

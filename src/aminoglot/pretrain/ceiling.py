@@ -10,9 +10,9 @@ _SIDE = 4096
 _PASSES = 3
 
 
-def ceiling(device: torch.device, half: bool) -> float:
+def ceiling(device: torch.device, precision: str) -> float:
     """Floating-point operations a second of one large matrix product on this device: the best of some."""
-    dtype = torch.bfloat16 if half else torch.float32
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     side = _SIDE if device.type == "cuda" else _SIDE // 2
     a, b = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
     best = float("inf")

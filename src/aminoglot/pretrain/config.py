@@ -10,6 +10,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
+from math import isfinite
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -129,7 +130,8 @@ class OptimizerPart:
 
     def __post_init__(self) -> None:
         known("[optimizer] name", self.name, OptimizerName)
-        if not self.rate > 0 or self.epsilon <= 0 or self.decay < 0 or self.clip < 0:
+        numbers = (self.rate, self.epsilon, self.decay, self.clip)
+        if not all(map(isfinite, numbers)) or min(self.rate, self.epsilon) <= 0 or min(self.decay, self.clip) < 0:
             raise InputError("[optimizer]: rate and epsilon are above 0, decay and clip not below")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"[optimizer] betas = {list(self.betas)}: from 0 to below 1")
@@ -153,8 +155,8 @@ class ComputePart:
     Attributes:
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``bf16`` and ``fp16`` compute products in them, with float32 weights; ``auto`` takes the device's.
-        parallel: for several processes: ``ddp`` holds all on each, ``fsdp`` shares weights and optimizer out; ``auto``
-            takes ddp where everything fits three times into 64 GiB.
+        parallel: for several processes: ``ddp`` holds all on each, ``fsdp`` shares weights, gradients and optimizer
+            out; ``auto`` takes ddp where these fit into half of a GPU's memory.
         recompute: keep only the blocks' inputs and compute the rest again in the backward pass: less memory.
         compile: let torch.compile fuse what lies between products; needs a C++ compiler on a CPU.
     """
@@ -231,6 +233,8 @@ class RunConfig:
         _positive("the run", log_every=self.log_every)
         if self.seed < 0:
             raise InputError("seed: a number from 0 on")
+        if self.optimizer.name == "muon" and self.compute.parallel == "fsdp":
+            raise InputError('[optimizer] name = "muon" works on whole matrices: take [compute] parallel = "ddp"')
         self.rates()
 
     def rates(self) -> Schedule:

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from aminoglot.checkpoints import resolve
 from aminoglot.corpus import Corpus
 from aminoglot.models.family import Config, family_of
 from aminoglot.pretrain.config import RunConfig
 from aminoglot.pretrain.objective import Objective, objective_for, samples_for
-from aminoglot.pretrain.run import corpus_for, hardware_of
+from aminoglot.pretrain.run import corpus_for, fits, hardware_of
+from aminoglot.pretrain.start import checkpoint_of
 
 _SAMPLED = 2_000
 
@@ -41,7 +42,7 @@ class Estimate:
     flops: float
 
 
-def estimate(config: RunConfig, shape: Config, corpus: Corpus, half: bool) -> Estimate:
+def estimate(config: RunConfig, shape: Config, corpus: Corpus, half: bool, cpu: bool = False) -> Estimate:
     """Estimate a run from samples of its corpus, without computing anything.
 
     Args:
@@ -49,6 +50,7 @@ def estimate(config: RunConfig, shape: Config, corpus: Corpus, half: bool) -> Es
         shape: of the network.
         corpus: what it trains on.
         half: whether products are computed in 16 bits.
+        cpu: whether on a CPU, where attention in 16 bits keeps its probabilities.
     """
     with torch.device("meta"):
         network = family_of(shape).build(shape)
@@ -68,7 +70,8 @@ def estimate(config: RunConfig, shape: Config, corpus: Corpus, half: bool) -> Es
     return Estimate(
         parameters=parameters,
         state_bytes=parameters * (4 + 4 + remembered),
-        activation_bytes=activation_bytes(objective, batch, half, config.compute.recompute),
+        activation_bytes=activation_bytes(objective, batch, half, config.compute.recompute)
+        + (_probabilities(shape, lengths[piece], config.compute.recompute) if half and cpu else 0),
         proteins=proteins,
         tokens=proteins * mean,
         epochs=proteins * config.schedule.updates / len(samples),
@@ -103,6 +106,11 @@ def activation_bytes(objective: Objective[Any], batch: Any, half: bool, recomput
     return whole + (2 * sum(one.numel() for one in network.parameters()) if half else 0)
 
 
+def _probabilities(shape: Config, lengths: NDArray[np.int64], recompute: bool) -> int:
+    """Bytes of all blocks' attention probabilities, or of one block's, in 16 bits."""
+    return int(2 * shape.heads * (lengths**2).sum()) * (1 if recompute else shape.layers)
+
+
 def lines(config: RunConfig) -> list[tuple[str, str]]:
     """What a run will need, in words.
 
@@ -110,9 +118,10 @@ def lines(config: RunConfig) -> list[tuple[str, str]]:
         InputError: when the config contradicts the corpus or the model.
     """
     hardware = hardware_of(config.compute)
-    shape = config.model.shape() or resolve(config.model.start or "").config
+    shape = config.model.shape() or checkpoint_of(config.model).config
     corpus = corpus_for(config, family_of(shape).name)
-    found = estimate(config, shape, corpus, hardware.precision != "fp32")
+    fits(config, shape, corpus)
+    found = estimate(config, shape, corpus, hardware.precision != "fp32", hardware.kind == "cpu")
     schedule = config.rates()
     return [
         ("model", f"{family_of(shape).name}, {shape.layers} layers, width {shape.hidden}, {shape.heads} heads"),

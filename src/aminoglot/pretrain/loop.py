@@ -108,7 +108,7 @@ class Trainer:
         self.optimizers, self.samples, self._half = optimizers, samples, half
         self._schedule = config.rates()
         self._parameters = [one for one in module.parameters() if one.requires_grad]
-        self._good = 0
+        self._sums = torch.float32 if here.device.type == "mps" else torch.float64
 
     def run(self, progress: Progress) -> Iterator[tuple[Progress, Made]]:
         """Make updates from where a run stands to its end; after each, where it stands then.
@@ -120,20 +120,22 @@ class Trainer:
             progress = replace(progress, loss_scale=_FIRST_SCALE)
         batch = self.config.batch
         stream = updates(self.samples, batch.proteins, batch.tokens, progress.position)
+        started = time.perf_counter()
         for update in islice(stream, self.config.schedule.updates - progress.update):
-            made, scale = self._make(update, progress)
+            made, scale, good = self._make(update, progress, started)
             progress = replace(
                 progress,
                 update=progress.update + 1,
                 position=update.next,
                 tokens=progress.tokens + made.tokens,
                 loss_scale=scale,
+                good=good,
             )
             yield progress, made
+            started = time.perf_counter()
 
-    def _make(self, update: Update, progress: Progress) -> tuple[Made, float]:
-        """One update, and the loss scale after it."""
-        started = time.perf_counter()
+    def _make(self, update: Update, progress: Progress, started: float) -> tuple[Made, float, int]:
+        """One update; the loss scale after it, and for how many updates that has been good."""
         number = progress.update + 1
         rate = self._schedule.rate(number)
         pieces = dealt(update.pieces(self.config.batch.at_once, self.here.size), self.here.rank, self.here.size)
@@ -143,11 +145,11 @@ class Trainer:
         good = math.isfinite(norm) and math.isfinite(scores.loss)
         if good:
             self._step(rate, norm, progress.loss_scale)
-        scale = self._next_scale(progress.loss_scale, good, number, scores.loss)
+        scale, since = self._next_scale(progress, good, number, scores.loss)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         seconds = time.perf_counter() - started
-        return Made(scores, rate, norm, sum(update.lengths), flops, seconds, not good), scale
+        return Made(scores, rate, norm, sum(update.lengths), flops, seconds, not good), scale, since
 
     def _gradients(self, pieces: list[Piece], number: int, scale: float) -> tuple[Tensor, float]:
         """Sum the gradients of a mean over the targets of all processes; sums of scores, and operations."""
@@ -155,7 +157,7 @@ class Trainer:
         batches = [self.objective.batch([self.samples[n] for n in piece], device) for piece in pieces]
         targets = torch.tensor(float(sum(map(self.objective.targets, batches))), device=device)
         weight = scale * self.here.size / self.here.sum(targets).clamp(min=1)  # processes are averaged, not summed
-        total, flops = torch.zeros(len(SUMS), device=device, dtype=torch.float64), 0.0
+        total, flops = torch.zeros(len(SUMS), device=device, dtype=self._sums), 0.0
         for index, batch in enumerate(batches):
             # what dropout leaves out is a function of these numbers: a run goes on as if it had not stopped
             torch.manual_seed(mixed(self.config.seed, number, self.here.rank, index) >> 1)
@@ -181,20 +183,19 @@ class Trainer:
                 group["lr"] = rate
             optimizer.step()
 
-    def _next_scale(self, scale: float, good: bool, number: int, loss: float) -> float:
+    def _next_scale(self, before: Progress, good: bool, number: int, loss: float) -> tuple[float, int]:
         """fp16's scale is halved when something overflowed, and doubled after a long time without."""
+        scale = before.loss_scale
         if not self._half and good:
-            return scale
+            return scale, 0
         if not self._half or (not good and scale <= _LEAST_SCALE):
             raise JobError(
                 f"update {number:,}: the loss is {loss:g} and the gradients are no numbers. Nothing of this update was "
                 "kept. A lower rate, a longer warm-up or a smaller clip may help"
             )
-        self._good = self._good + 1 if good else 0
-        if self._good == _GROW_AFTER:
-            self._good = 0
-            return scale * 2
-        return scale if good else scale / 2
+        if not good:
+            return scale / 2, 0
+        return (scale * 2, 0) if before.good + 1 == _GROW_AFTER else (scale, before.good + 1)
 
 
 @torch.no_grad()
@@ -214,7 +215,9 @@ def validate(
     count = min(proteins or len(samples), len(samples))
     whole = Update(0, tuple(samples.tokens_of(position) for position in range(count)))
     module.eval()
-    total = torch.zeros(len(SUMS), device=here.device, dtype=torch.float64)
+    total = torch.zeros(
+        len(SUMS), device=here.device, dtype=torch.float32 if here.device.type == "mps" else torch.float64
+    )
     for piece in dealt(whole.pieces(at_once, here.size), here.rank, here.size):
         total += module(objective.batch([samples[n] for n in piece], here.device))
     module.train()

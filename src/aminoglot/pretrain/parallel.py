@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,18 +13,18 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed import ProcessGroup
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from aminoglot.errors import InputError
+from aminoglot.errors import AminoglotError, InputError, JobError
 from aminoglot.models import attention, esm2, prott5nv
 from aminoglot.pretrain.config import ComputePart
 from aminoglot.pretrain.objective import Objective
 
 BLOCKS = (esm2.Block, prott5nv.Block, prott5nv.DecoderBlock)
 _TIMEOUT = timedelta(minutes=30)
-_ROOM = 64 * 2**30
-"""Above so much memory for weights, gradients and the optimizer, ``auto`` shares them out."""
+_ROOM = 0.5
+"""The share of a GPU's memory that weights, gradients and the optimizer may take; above it ``auto`` shares them out."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,33 @@ class World:
             distributed.all_reduce(values)
         return values
 
-    def any(self, wanted: bool) -> bool:
-        """Whether any process wants something."""
+    def any(self, *wanted: bool) -> tuple[bool, ...]:
+        """Whether any process wants each of some things."""
         if self.size == 1:
             return wanted
-        return bool(self.sum(torch.tensor(float(wanted), device=self.device)))
+        return tuple(bool(one) for one in self.sum(torch.tensor(wanted, dtype=torch.float32, device=self.device)))
+
+    def led(self, work: Callable[[], object]) -> None:
+        """Let the process that leads do something; where it cannot, all end, and none waits for it.
+
+        Raises:
+            AminoglotError: what the work raised; on the other processes a JobError.
+        """
+        trouble: AminoglotError | None = None
+        if self.leads:
+            try:
+                work()
+            except AminoglotError as error:
+                trouble = error
+        self.agree(trouble)
+
+    def agree(self, trouble: AminoglotError | None) -> None:
+        """Go on together, or end together, when one process has trouble."""
+        (failed,) = self.any(trouble is not None)
+        if trouble is not None:
+            raise trouble
+        if failed:
+            raise JobError("another process of this run could not go on; it says why")
 
     def wait(self) -> None:
         """For all the others."""
@@ -105,13 +127,14 @@ def wrapped(objective: Objective[Any], part: ComputePart, here: World) -> nn.Mod
     if part.recompute:
         apply_activation_checkpointing(objective, check_fn=lambda module: isinstance(module, BLOCKS))
     if part.compile:  # attention loops over lengths, of which no two batches have the same
-        attention.attention = torch.compiler.disable(attention.attention)
+        if not getattr(attention.attention, "_torchdynamo_disable", False):
+            attention.attention = torch.compiler.disable(attention.attention)
         for module in objective.modules():
             if isinstance(module, BLOCKS):
                 module.compile(dynamic=True)
     if here.size == 1:
         return objective
-    if shared_out(objective, part):
+    if shared_out(objective, part, here.device):
         for module in objective.modules():
             if isinstance(module, BLOCKS):
                 fully_shard(module)
@@ -120,16 +143,18 @@ def wrapped(objective: Objective[Any], part: ComputePart, here: World) -> nn.Mod
     return DistributedDataParallel(objective, gradient_as_bucket_view=True)
 
 
-def shared_out(objective: nn.Module, part: ComputePart) -> bool:
+def shared_out(objective: nn.Module, part: ComputePart, device: torch.device) -> bool:
     """Whether weights are to be shared out among the processes (FSDP2), not copied to each (DDP)."""
     if part.parallel != "auto":
         return part.parallel == "fsdp"
-    return 16 * sum(parameter.numel() for parameter in objective.parameters()) > _ROOM
+    need = 16 * sum(parameter.numel() for parameter in objective.parameters())
+    return device.type == "cuda" and need > _ROOM * torch.cuda.get_device_properties(device).total_memory
 
 
 def exchange(module: nn.Module, now: bool) -> None:
-    """Whether the next backward pass brings gradients together; only the last of an update has to."""
-    if isinstance(module, FSDPModule):
-        module.set_requires_gradient_sync(now)
-    elif isinstance(module, DistributedDataParallel):
+    """Whether the next backward pass brings gradients together; of those that are copied only the last has to.
+
+    Where they are shared out every pass does: else each process would hold all of them between.
+    """
+    if isinstance(module, DistributedDataParallel):
         module.require_backward_grad_sync = now

@@ -15,8 +15,8 @@ from aminoglot.pretrain.loop import Made, Scores
 from aminoglot.version import __version__
 
 RUN, LOG = "run.json", "log.jsonl"
-_FREE = ("compute", "save", "validation", "log_every", "tensorboard", "corpus")
-"""Parts of a run that may change when it goes on: they do not change what is computed. The corpus has a digest."""
+_FREE = ("compute", "save", "validation.every", "batch.at_once", "log_every", "tensorboard", "corpus")
+"""What may change when a run goes on: it does not change what is computed. Corpus and precision are facts."""
 
 
 def begin(folder: Path, config: RunConfig, facts: Mapping[str, Any]) -> None:
@@ -68,12 +68,8 @@ def _fixed(config: Mapping[str, Any]) -> dict[str, Any]:
     """What may not change, each part's keys by name."""
     found: dict[str, Any] = {}
     for part, value in config.items():
-        if part in _FREE:
-            continue
-        if isinstance(value, Mapping):
-            found |= {f"{part}.{key}": one for key, one in value.items() if (part, key) != ("batch", "at_once")}
-        else:
-            found[part] = value
+        keys = {f"{part}.{key}": one for key, one in value.items()} if isinstance(value, Mapping) else {part: value}
+        found |= {key: one for key, one in keys.items() if part not in _FREE and key not in _FREE}
     return found
 
 
@@ -86,7 +82,7 @@ class Log:
 
     Args:
         folder: of the run.
-        update: where it goes on.
+        update: where it goes on; 0 for a new one.
         tensorboard: write events for TensorBoard besides.
 
     Raises:
@@ -97,10 +93,12 @@ class Log:
     def __init__(self, folder: Path, update: int, tensorboard: bool = False) -> None:
         self._events = _events(folder / "tensorboard", update) if tensorboard else None
         self._path = folder / LOG
-        kept = [json.dumps(line) for line in lines(folder) if line["update"] <= update]
-        with explained(self._path):
-            self._path.write_text("".join(f"{line}\n" for line in kept))
-            self._file = self._path.open("a")
+        kept = "".join(f"{json.dumps(line)}\n" for line in lines(folder) if 0 < update >= line["update"])
+
+        def write(partial: Path) -> None:
+            partial.write_text(kept)
+
+        write_whole(self._path, write)
 
     def update(self, number: int, made: Made, share: float) -> None:
         """One line of an update."""
@@ -110,7 +108,7 @@ class Log:
             accuracy=round(made.scores.accuracy, 6),
             residue_loss=round(made.scores.residue_loss, 6),
             rate=made.rate,
-            gradient_norm=round(made.norm, 6),
+            gradient_norm=None if made.skipped else round(made.norm, 6),
             tokens=made.tokens,
             tokens_per_second=round(made.tokens / made.seconds, 1),
             share_of_ceiling=round(share, 4),
@@ -128,12 +126,11 @@ class Log:
                 if isinstance(value, float):
                     group = "validation" if "validation" in content else "training"
                     self._events.add_scalar(f"{group}/{name}", value, number)
-        with explained(self._path):
-            self._file.write(json.dumps(content) + "\n")
-            self._file.flush()
+        with explained(self._path), self._path.open("a") as file:
+            file.write(json.dumps(content) + "\n")
 
     def close(self) -> None:
-        self._file.close()
+        """Let TensorBoard's writer write what it has."""
         if self._events is not None:
             self._events.close()
 

@@ -128,6 +128,7 @@ def card(folder: Path, network: Network, config: RunConfig, corpus: Corpus) -> s
     held_out = [line for line in lines if "validation" in line]
     family, shape = family_of(network.config).name, network.config
     parameters = sum(parameter.numel() for parameter in network.parameters())
+    accuracy = "accuracy" if family == "ESM-2" else "accuracy, sentinels and ends included"
     facts = corpus.card["stages"]["result"]
     text = [
         f"# {family}, {parameters:,} parameters\n",
@@ -136,22 +137,20 @@ def card(folder: Path, network: Network, config: RunConfig, corpus: Corpus) -> s
         f"of proteins; {len(corpus.split('validation')):,} were held out"
         + (", and what is similar to them taken out of training." if facts.get("filtered") else ", unfiltered."),
         "\n## Held out\n",
-        "| | loss (nats) | perplexity | accuracy |\n|---|---|---|---|",
+        f"| | loss of a residue (nats) | perplexity | {accuracy} |\n|---|---|---|---|",
     ]
     if held_out:
         frequencies = letter_frequency_loss(network, corpus, config.validation.proteins)
-        last = held_out[-1]["validation"]
-        text.append(f"| this model | {last['loss']:.4f} | {last['perplexity']:.3f} | {last['accuracy']:.2%} |")
+        text.append(_row("this model", held_out[-1]["validation"]))
         if held_out[0]["update"] == 0:
-            first = held_out[0]["validation"]
-            said = "before training" if config.model.start else "untrained"
-            text.append(
-                f"| the same, {said} | {first['loss']:.4f} | {first['perplexity']:.3f} | {first['accuracy']:.2%} |"
-            )
+            before = "before training" if config.model.start else "untrained"
+            text.append(_row(f"the same, {before}", held_out[0]["validation"]))
         text.append(f"| letter frequencies alone (residues) | {frequencies:.4f} | {np.exp(frequencies):.3f} | |")
     else:
         text.append("| nothing was held out | | | |")
     asked = {**config.as_dict(), "corpus": Path(config.corpus).name}
+    if config.model.start is not None and Path(config.model.start).exists():  # a path is nobody's business
+        asked["model"] = {**asked["model"], "start": Path(config.model.start).name}
     text += [
         "\nPerplexities compare only on the same proteins with the same masks.",
         "\n## How it was made\n",
@@ -160,6 +159,12 @@ def card(folder: Path, network: Network, config: RunConfig, corpus: Corpus) -> s
         f"```json\n{json.dumps(_known(corpus.card), indent=1)}\n```",
     ]
     return "\n".join(text) + "\n"
+
+
+def _row(name: str, scores: Mapping[str, float]) -> str:
+    """Scores of residues; those of all targets together, where there are others, say little."""
+    loss = scores["residue_loss"]
+    return f"| {name} | {loss:.4f} | {np.exp(loss):.3f} | {scores['accuracy']:.2%} |"
 
 
 def _known(found: Mapping[str, Any]) -> dict[str, Any]:

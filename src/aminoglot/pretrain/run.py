@@ -15,15 +15,15 @@ from filelock import FileLock, Timeout
 from aminoglot.corpus import Corpus, Samples
 from aminoglot.corpus.stages import CARD
 from aminoglot.engine.hardware import Hardware, choose, exact
-from aminoglot.errors import DependencyError, InputError, JobError
+from aminoglot.errors import AminoglotError, DependencyError, InputError, JobError
 from aminoglot.jobs.storage import explained, file_digest
 from aminoglot.models.esm2 import ESM2Config
-from aminoglot.models.family import Network, family_of
+from aminoglot.models.family import Config, Network, family_of
 from aminoglot.models.linear import train_in
 from aminoglot.pretrain import optimizer, record, results
 from aminoglot.pretrain.ceiling import ceiling
 from aminoglot.pretrain.config import ComputePart, RunConfig
-from aminoglot.pretrain.loop import Scores, Trainer, validate
+from aminoglot.pretrain.loop import Made, Scores, Trainer, validate
 from aminoglot.pretrain.objective import objective_for, samples_for
 from aminoglot.pretrain.parallel import World, shared_out, world, wrapped
 from aminoglot.pretrain.start import set_dropout, start
@@ -66,16 +66,17 @@ def hardware_of(part: ComputePart) -> Hardware:
 
 @contextmanager
 def _locked(folder: Path, here: World) -> Iterator[None]:
-    if not here.leads:
-        yield
-        return
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:  # which is an OSError
-            raise JobError(f"{folder}: another process trains here") from None
+    lock = FileLock(folder / ".lock")
+
+    def acquire() -> None:
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:  # which is an OSError
+                raise JobError(f"{folder}: another process trains here") from None
+
+    here.led(acquire)
     try:
         yield
     finally:
@@ -98,6 +99,23 @@ def corpus_for(config: RunConfig, family: str) -> Corpus:
     return corpus
 
 
+def fits(config: RunConfig, shape: Config, corpus: Corpus) -> None:
+    """Look whether config, network and corpus go together.
+
+    Raises:
+        InputError: when they do not.
+    """
+    tokens, positions = corpus.recipe.tokens, getattr(shape, "positions", None)
+    if positions is not None and tokens > positions:
+        raise InputError(f"the corpus has samples of {tokens} tokens, and the model {positions} positions")
+    if config.batch.at_once < tokens:
+        raise InputError(
+            f"[batch] at_once = {config.batch.at_once}: less than the longest sample of this corpus, {tokens}"
+        )
+    if config.model.dropout and isinstance(shape, ESM2Config):
+        raise InputError(f"[model] dropout = {config.model.dropout}: ESM-2 has none")
+
+
 class _Run:
     """One process's part of a run."""
 
@@ -107,55 +125,57 @@ class _Run:
         network, self.notes = start(config.model, config.seed)
         self.network = network
         self.corpus = corpus_for(config, family_of(network.config).name)
-        self._fits(network)
+        fits(config, network.config, self.corpus)
         set_dropout(network, config.model.dropout)
         precision = hardware.precision
         assert precision != "fp8"
         train_in(network, precision)
         self.objective = objective_for(network).to(here.device)
-        if config.optimizer.name == "muon" and here.size > 1 and shared_out(self.objective, config.compute):
+        if (
+            config.optimizer.name == "muon"
+            and here.size > 1
+            and shared_out(self.objective, config.compute, here.device)
+        ):
             raise InputError('[optimizer] name = "muon" works on whole matrices: take [compute] parallel = "ddp"')
         self.module = wrapped(self.objective, config.compute, here)
         self.optimizers = optimizer.build(network, config.optimizer)
         self.half = precision == "fp16"
 
-    def _fits(self, network: Network) -> None:
-        tokens, positions = self.corpus.recipe.tokens, getattr(network.config, "positions", None)
-        if positions is not None and tokens > positions:
-            raise InputError(f"the corpus has samples of {tokens} tokens, and the model {positions} positions")
-        if self.config.batch.at_once < tokens:
-            raise InputError(
-                f"[batch] at_once = {self.config.batch.at_once}: less than the longest sample of this corpus, {tokens}"
-            )
-
     def run(self) -> Network | None:
         facts = {
             "corpus": file_digest(self.corpus.folder / CARD),
             "model": {"family": family_of(self.network.config).name, **vars(self.network.config)},
+            "precision": self.hardware.precision,
         }
-        if self.here.leads:
-            record.begin(self.folder, self.config, facts)
-        self.here.wait()
+        self.here.led(lambda: record.begin(self.folder, self.config, facts))
         for note in self.notes:
             self.screen.note(note)
         states = States(self.folder / STATES, self.config.save.keep, self.here)
         tensors = tensors_of(self.network, self.optimizers)
         progress = self._resumed(states, tensors)
+        if progress.update == self.config.schedule.updates and (self.folder / results.MODEL).exists():
+            self.screen.say(f"{self.folder} is whole already")
+            return self.network if self.here.leads else None
         self._say()
-        log = record.Log(self.folder, progress.update, self.config.tensorboard) if self.here.leads else None
+        log = _Log(self.here, self.folder, progress.update, self.config.tensorboard)
         try:
             self._train(progress, states, tensors, log)
+        except JobError:  # on all processes: what was being written is whole
+            states.finish()
+            raise
         finally:
-            if log is not None:
-                log.close()
+            log.close()
         self._leave(tensors)
         return self.network if self.here.leads else None
 
     def _leave(self, tensors: dict[str, Any]) -> None:
         """The model and the picture."""
-        weights = {
-            name.removeprefix("model."): whole(tensor) for name, tensor in tensors.items() if "model." in name[:6]
-        }
+        weights = {}
+        for name, tensor in tensors.items():
+            if name.startswith("model."):
+                full = whole(tensor)  # all processes together, one tensor after the other
+                if self.here.leads:
+                    weights[name.removeprefix("model.")] = full.cpu()
         if not self.here.leads:
             return
         try:
@@ -182,7 +202,7 @@ class _Run:
             f"{len(self.corpus.split('train')):,} clusters, {self.config.schedule.updates:,} updates"
         )
 
-    def _train(self, progress: Progress, states: States, tensors: dict[str, Any], log: record.Log | None) -> None:
+    def _train(self, progress: Progress, states: States, tensors: dict[str, Any], log: _Log) -> None:
         config, corpus = self.config, self.corpus
         samples = samples_for(self.network, corpus, "train", config.seed)
         held_out = None
@@ -191,7 +211,7 @@ class _Run:
         else:
             self.screen.note("nothing is held out in this corpus: there is no validation, and no best state")
         trainer = Trainer(config, self.objective, self.module, self.optimizers, samples, self.here, self.half)
-        peak = ceiling(self.here.device, self.hardware.precision != "fp32")
+        peak = ceiling(self.here.device, self.hardware.precision)
         if progress.update == 0 and held_out is not None:
             self._validate(0, held_out, log)
         best, total = (progress.best, progress.best_update), config.schedule.updates
@@ -201,13 +221,16 @@ class _Run:
                 share = made.flops / made.seconds / peak
                 rate = f"{made.tokens / made.seconds:,.0f} tokens/s, {share:.0%} of the ceiling"
                 done(1, f"loss {made.scores.loss:.3f}, {rate}")
-                if log is not None and (number % config.log_every == 0 or made.skipped):
+                if number % config.log_every == 0 or made.skipped:
                     log.update(number, made, share)
                 if held_out is not None and (number == total or number % config.validation.every == 0):
                     loss = self._validate(number, held_out, log).loss
                     if better := best[0] is None or loss < best[0]:
                         best = (loss, number)
-                stopping = self.here.any(stop.wanted)
+                self.here.agree(log.trouble)
+                stopping, writing = self.here.any(stop.wanted, not states.written)
+                if not writing:
+                    states.finish()
                 if better or stopping or number == total or number % config.save.every == 0:
                     states.save(tensors, replace(after, best=best[0], best_update=best[1]))
                 if stopping and number < total:
@@ -215,13 +238,45 @@ class _Run:
                     raise KeyboardInterrupt
         states.finish()
 
-    def _validate(self, number: int, samples: Samples[Any], log: record.Log | None) -> Scores:
+    def _validate(self, number: int, samples: Samples[Any], log: _Log) -> Scores:
         part = self.config
         scores = validate(self.objective, self.module, samples, part.validation.proteins, part.batch.at_once, self.here)
-        if log is not None:
-            log.validation(number, scores)
+        log.validation(number, scores)
         self.screen.say(f"update {number:,}: held out {_said(scores, self.network)}")
         return scores
+
+
+class _Log:
+    """The log on the process that leads; what goes wrong is kept until all processes can end together."""
+
+    def __init__(self, here: World, folder: Path, update: int, tensorboard: bool) -> None:
+        self.trouble: AminoglotError | None = None
+        self._log: record.Log | None = None
+        here.led(lambda: self._open(folder, update, tensorboard))
+
+    def _open(self, folder: Path, update: int, tensorboard: bool) -> None:
+        self._log = record.Log(folder, update, tensorboard)
+
+    def update(self, number: int, made: Made, share: float) -> None:
+        if self._log is not None:
+            with self._kept():
+                self._log.update(number, made, share)
+
+    def validation(self, number: int, scores: Scores) -> None:
+        if self._log is not None:
+            with self._kept():
+                self._log.validation(number, scores)
+
+    def close(self) -> None:
+        if self._log is not None:
+            self._log.close()
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
+        except AminoglotError as error:
+            self.trouble = error
 
 
 def _said(scores: Scores, network: Network) -> str:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from aminoglot.checkpoints import Checkpoint, language_t5, resolve
 from aminoglot.corpus.draws import mixed
-from aminoglot.errors import InputError
 from aminoglot.models.esm2 import ESM2Config, rotary_frequencies
 from aminoglot.models.family import Config, Network, family_of
 from aminoglot.pretrain.config import ModelPart
@@ -32,11 +31,20 @@ def start(part: ModelPart, seed: int) -> tuple[Network, list[str]]:
     shape = part.shape()
     if shape is not None:
         return _loaded(shape, drawn(shape, seed)), []
-    assert part.start is not None
-    checkpoint = language_t5(part.start) if part.language else resolve(part.start)
+    checkpoint = checkpoint_of(part)
     tensors = {key: tensor.float().clone() for key, tensor in checkpoint.tensors.items()}
     notes = _completed(checkpoint, tensors, seed)
     return _loaded(checkpoint.config, tensors), notes
+
+
+def checkpoint_of(part: ModelPart) -> Checkpoint:
+    """The model that a run begins with.
+
+    Raises:
+        ModelError: when it cannot be read.
+    """
+    assert part.start is not None
+    return language_t5(part.start) if part.language else resolve(part.start)
 
 
 def drawn(config: Config, seed: int) -> dict[str, Tensor]:
@@ -83,13 +91,7 @@ def _loaded(config: Config, tensors: dict[str, Tensor]) -> Network:
 
 
 def set_dropout(network: Network, share: float) -> None:
-    """Set how much is dropped in training.
-
-    Raises:
-        InputError: for a network that has no dropout.
-    """
-    modules = [module for module in network.modules() if isinstance(module, torch.nn.Dropout)]
-    if share and not modules:
-        raise InputError(f"[model] dropout = {share}: {family_of(network.config).name} has none")
-    for module in modules:
-        module.p = share
+    """Set how much is dropped in training."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = share

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
@@ -24,7 +25,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 
-from aminoglot.errors import JobError, OutputError, is_full, reason
+from aminoglot.errors import JobError, OutputError, first_line, is_full, reason
 from aminoglot.jobs.storage import sync
 from aminoglot.pretrain.parallel import World
 
@@ -42,6 +43,7 @@ class Progress:
         position: samples seen: where the stream of samples goes on.
         tokens: tokens seen.
         loss_scale: of fp16.
+        good: updates since that was changed.
         best: the least validation loss so far, or None.
         best_update: when that was.
     """
@@ -50,6 +52,7 @@ class Progress:
     position: int = 0
     tokens: int = 0
     loss_scale: float = 1.0
+    good: int = 0
     best: float | None = None
     best_update: int | None = None
 
@@ -67,11 +70,13 @@ class States:
         self.folder, self._keep, self._here = folder, keep, here
         self._writing: tuple[Future[Any], Path, Progress] | None = None
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # for good: it writes in a thread
-        if here.leads:
-            folder.mkdir(parents=True, exist_ok=True)
-            for left in folder.glob("*.partial"):
+        here.led(self._clear)
+
+    def _clear(self) -> None:
+        with _explained(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for left in self.folder.glob("*.partial"):
                 shutil.rmtree(left)
-        here.wait()
 
     def save(self, tensors: dict[str, Tensor], progress: Progress) -> None:
         """Begin to write a state; what was begun before is finished first.
@@ -85,13 +90,16 @@ class States:
         if path.exists():
             return
         with _explained(self.folder):
-            if self._here.leads:
-                partial.mkdir()
-            self._here.wait()
+            self._here.led(lambda: _made(partial))
             writer = HuggingFaceStorageWriter(str(partial), save_distributed=True)
             future = async_save(tensors, storage_writer=writer, process_group=self._here.beside)
         assert isinstance(future, Future)
         self._writing = (future, partial, progress)
+
+    @property
+    def written(self) -> bool:
+        """Whether nothing is being written at this moment; what was written may still wait for :meth:`finish`."""
+        return self._writing is None or self._writing[0].done()
 
     def finish(self) -> None:
         """Wait for what is being written, give it its name, and remove states that are not kept.
@@ -104,21 +112,22 @@ class States:
         (future, partial, progress), self._writing = self._writing, None
         with _explained(self.folder):
             future.result()
-            self._here.wait()
-            if self._here.leads:
-                text = json.dumps({"progress": asdict(progress), "processes": self._here.size}, indent=1)
-                (partial / _STATE).write_text(text + "\n")
-                for file in (*partial.iterdir(), partial):
-                    sync(file)
-                partial.rename(self.folder / f"{progress.update:09}")
-                sync(self.folder)
-                self._prune(progress.best_update)
-        self._here.wait()
+        self._here.led(lambda: self._name(partial, progress))
+
+    def _name(self, partial: Path, progress: Progress) -> None:
+        with _explained(self.folder):
+            text = json.dumps({"progress": asdict(progress), "processes": self._here.size}, indent=1)
+            (partial / _STATE).write_text(text + "\n")
+            for file in (*partial.iterdir(), partial):
+                sync(file)
+            partial.rename(self.folder / f"{progress.update:09}")
+            sync(self.folder)
+            self._prune(progress.best_update)
 
     def _prune(self, best: int | None) -> None:
         for path in self._whole()[: -self._keep]:
             if best is None or int(path.name) != best:
-                shutil.rmtree(path)
+                shutil.rmtree(path.rename(path.with_name(f"{path.name}.partial")))  # never half of it under its name
 
     def _whole(self) -> list[Path]:
         return sorted(path for path in self.folder.iterdir() if _NAME.fullmatch(path.name))
@@ -198,6 +207,11 @@ def _fresh(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
     return {"momentum_buffer": torch.zeros_like(parameter)}
 
 
+def _made(folder: Path) -> None:
+    with _explained(folder):
+        folder.mkdir()
+
+
 class _explained:  # noqa: N801  a context manager
     """Say that a disk is full; torch wraps what the system said."""
 
@@ -208,14 +222,14 @@ class _explained:  # noqa: N801  a context manager
         return None
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if error is None or isinstance(error, JobError | KeyboardInterrupt):
+        if not isinstance(error, OSError | CheckpointException | SafetensorError):
             return
         found: BaseException | None = error
         if isinstance(found, CheckpointException):  # what went wrong in each process
             found = next(iter(found.failures.values()))[0]
         while found is not None and not isinstance(found, OSError):
             found = found.__cause__ or found.__context__
-        said = reason(found) if isinstance(found, OSError) else str(error).strip().splitlines()[-1][:200]
+        said = reason(found) if isinstance(found, OSError) else first_line(error)
         if isinstance(found, OSError) and not is_full(found):
             said = f"cannot be written ({said})"
         raise JobError(f"{self._folder}: {said}. The states written before are whole") from error
