@@ -27,8 +27,12 @@ BELOW = {
     "corpus": {"errors", "settings", "screen", "mmseqs", "tokens", "sequences", "jobs", "version"},
     "engine": {"errors", "settings", "tokens", "packing", "sequences", "models", "checkpoints"},
     "jobs": {"errors", "settings", "sequences"},
+    "pretrain": {
+        *("errors", "settings", "screen", "tokens", "packing", "models", "checkpoints", "engine", "jobs", "corpus"),
+        "version",
+    },
     "embedding": {"errors", "settings", "screen", "sequences", "checkpoints", "engine", "jobs", "version"},
-    "commands": {"errors", "screen", "sequences", "checkpoints", "corpus", "embedding", "engine"},
+    "commands": {"errors", "screen", "sequences", "checkpoints", "corpus", "embedding", "engine", "pretrain"},
     "cli": {"errors", "version"},
 }
 """What each room may import. The command line names functions as text and imports none of them."""

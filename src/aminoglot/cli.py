@@ -24,6 +24,7 @@ app.command("aminoglot.commands.embed:embed", name="embed", help="Embed proteins
 app.command("aminoglot.commands.checkpoints:convert", name="convert", help="Write a model in another format.")
 app.command("aminoglot.commands.checkpoints:inspect", name="inspect", help="Say what a model's files hold.")
 app.command("aminoglot.commands.corpus:app", name="corpus", help="Build, look at and exchange training sets.")
+app.command("aminoglot.commands.pretrain:pretrain", name="pretrain", help="Train a model from a file that says how.")
 app.command("aminoglot.commands.models:models", name="models", help="List the models known by name.")
 app.command("aminoglot.commands.checkpoints:verify", name="verify", help="Check a model's weights and numbers.")
 

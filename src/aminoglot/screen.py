@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,8 +18,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-Done = Callable[[int], None]
-"""Told how much more was done."""
+
+class Done(Protocol):
+    """Told how much more was done, and what is being done now."""
+
+    def __call__(self, count: int, what: str | None = None) -> None: ...
+
+
 _LINE_EVERY = 20.0
 
 
@@ -53,11 +59,11 @@ class Screen:
             yield
 
     @contextmanager
-    def progress(self, what: str, total: int, unit: str) -> Iterator[Done]:
-        """A bar with time left on a terminal, a line now and then elsewhere."""
+    def progress(self, what: str, total: int, unit: str, start: int = 0) -> Iterator[Done]:
+        """A bar with time left on a terminal, a line now and then elsewhere; ``start`` was done before."""
         started = time.monotonic()
         if not self.console.is_terminal:
-            yield _Lines(self, what, total, unit).done
+            yield _Lines(self, what, total, unit, start).done
             return
         bar = Progress(
             TextColumn("{task.description}"),
@@ -68,14 +74,15 @@ class Screen:
             transient=True,
         )
         with bar:
-            handle = bar.add_task(what, total=total, unit=unit, rate="...")
+            handle = bar.add_task(what, total=total, unit=unit, rate="...", completed=start)
             made = 0
 
-            def done(count: int) -> None:
+            def done(count: int, what: str | None = None) -> None:
                 nonlocal made
                 made += count
-                rate = f"{made / max(1e-9, time.monotonic() - started):,.0f}"
-                bar.update(handle, advance=count, rate=rate)
+                bar.update(handle, advance=count, rate=_rate(made / max(1e-9, time.monotonic() - started)))
+                if what is not None:
+                    bar.update(handle, description=what)
 
             yield done
 
@@ -83,21 +90,26 @@ class Screen:
 class _Lines:
     """Progress where there is no terminal."""
 
-    def __init__(self, screen: Screen, what: str, total: int, unit: str) -> None:
+    def __init__(self, screen: Screen, what: str, total: int, unit: str, start: int) -> None:
         self._screen, self._what, self._total, self._unit = screen, what, total, unit
-        self._made, self._started = 0, time.monotonic()
+        self._made, self._start, self._started = start, start, time.monotonic()
         self._last = self._started
 
-    def done(self, count: int) -> None:
+    def done(self, count: int, what: str | None = None) -> None:
         self._made += count
+        self._what = what or self._what
         now = time.monotonic()
         if now - self._last > _LINE_EVERY:
             self._last = now
-            rate = self._made / (now - self._started)
+            rate = (self._made - self._start) / (now - self._started)
             left = (self._total - self._made) / max(rate, 1e-9)
             self._screen.say(
-                f"{self._what}: {self._made:,} of {self._total:,} {self._unit}, {rate:,.0f}/s, {duration(left)} left"
+                f"{self._what}: {self._made:,} of {self._total:,} {self._unit}, {_rate(rate)}/s, {duration(left)} left"
             )
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2f}"
 
 
 def duration(seconds: float) -> str:

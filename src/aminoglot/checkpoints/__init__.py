@@ -20,9 +20,21 @@
 No format's key or file name is known outside this room.
 """
 
-from aminoglot.checkpoints.checkpoint import Checkpoint, missing
+from aminoglot.checkpoints.checkpoint import Checkpoint, missing, worth_saying
 from aminoglot.checkpoints.describe import describe
 from aminoglot.checkpoints.registry import KNOWN, Known
-from aminoglot.checkpoints.resolve import convert, lost, resolve
+from aminoglot.checkpoints.resolve import convert, language_t5, lost, resolve, write
 
-__all__ = ["KNOWN", "Checkpoint", "Known", "convert", "describe", "lost", "missing", "resolve"]
+__all__ = [
+    "KNOWN",
+    "Checkpoint",
+    "Known",
+    "convert",
+    "describe",
+    "language_t5",
+    "lost",
+    "missing",
+    "resolve",
+    "worth_saying",
+    "write",
+]

@@ -214,6 +214,11 @@ _MISSING = {
 }
 
 
+def worth_saying(notes: Sequence[str]) -> list[str]:
+    """Notes without those of parts that a model simply has not: what needs one says so when it is asked."""
+    return [note for note in notes if note not in _MISSING.values()]
+
+
 _FREQUENCIES = (
     "no rotary frequencies in this checkpoint: they are computed in float32; Meta's own files have them rounded to "
     "float16, so that embeddings of long proteins differ a little from theirs"

@@ -99,13 +99,14 @@ def is_nemo1(names: list[str]) -> bool:
     return any(name.rpartition("/")[2] == _WEIGHTS for name in names)
 
 
-def read(path: Path, name: str, opened: archive.Files) -> Checkpoint:
+def read(path: Path, name: str, opened: archive.Files, cut: bool = False) -> Checkpoint:
     """Read the files of a ``.nemo``. Weights are mapped.
 
     Args:
         path: what messages call it.
         name: of the model.
         opened: its files.
+        cut: take the first rows of a larger vocabulary, of a model of another language.
 
     Raises:
         ModelError: when it holds another model (said by name), asks for code, or is damaged; naming member or key.
@@ -123,7 +124,7 @@ def read(path: Path, name: str, opened: archive.Files) -> Checkpoint:
         raise ModelError(f"{path}: there is no {_WEIGHTS} in it")
     config = _config(path, settings, pieces)
     legacy = bool(_value(settings, "megatron_legacy", False))
-    tensors, strangers = _canonical(path, config, pieces, legacy)
+    tensors, strangers = _canonical(path, config, pieces, legacy, cut)
     notes = notes_of(config, tensors, strangers, LOST)
     return Checkpoint(name, "nemo1", config, checked(str(path), config, tensors), notes)
 
@@ -230,7 +231,7 @@ def _impostor(key: str, found: str, esm2: bool) -> str:
 
 
 def _canonical(
-    path: Path, config: Config, pieces: Mapping[tuple[int, int], Mapping[str, Tensor]], legacy: bool
+    path: Path, config: Config, pieces: Mapping[tuple[int, int], Mapping[str, Tensor]], legacy: bool, cut: bool
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Our names for their tensors, put together; and the keys that no part of the model has."""
     stages = sorted({stage for stage, _ in pieces})
@@ -251,9 +252,11 @@ def _canonical(
             numbered = _numbered(key, before)
             rows = [part[key] for part in parts]
             if key in _TIED:
-                tied.add(key, _TIED[key], _joined(path, key, rows))
+                again = _joined(path, key, rows)
+                over = _TIED[key] in _OVER_VOCABULARY
+                tied.add(key, _TIED[key], again[: len(family_of(config).alphabet.tokens)] if cut and over else again)
                 continue
-            found = dict(_ours(path, numbered, rows, table, config, legacy))
+            found = dict(_ours(path, numbered, rows, table, config, legacy, cut))
             if twice := next((name for name in found if name in tensors), None):
                 raise ModelError(f"{path}: {twice} is in two stages of the pipeline")
             tensors |= found
@@ -301,7 +304,7 @@ def _names(key: str, table: KeyMap) -> Iterator[str]:
 
 
 def _ours(
-    path: Path, key: str, parts: Sequence[Tensor], table: KeyMap, config: Config, legacy: bool
+    path: Path, key: str, parts: Sequence[Tensor], table: KeyMap, config: Config, legacy: bool, cut: bool
 ) -> Iterator[tuple[str, Tensor]]:
     """Our tensors from one of theirs, which lies in as many parts as there were GPUs beside each other."""
     names = list(_names(key, table))
@@ -317,7 +320,7 @@ def _ours(
     whole = _joined(path, key, parts)
     vocabulary = len(family_of(config).alphabet.tokens)
     if names[0] in _OVER_VOCABULARY:
-        whole = unpadded(f"{path}: {key}", whole, vocabulary)
+        whole = whole[:vocabulary] if cut else unpadded(f"{path}: {key}", whole, vocabulary)
     yield names[0], whole.float() if names[0] == "frequencies" else whole
 
 

@@ -138,6 +138,27 @@ def _path(path: Path, name: str) -> Checkpoint:
     raise ModelError(f"{path}: not a format aminoglot reads (a Hugging Face folder, a fair-esm .pt, a .nemo file)")
 
 
+def language_t5(model: str | PathLike[str]) -> Checkpoint:
+    """Read a T5 of ProtT5nv's shape that was trained on language, a ``.nemo``; its first 128 tokens become ours.
+
+    So ProtT5nv itself began (its model card; BioNeMo 1 cuts the table of tokens and the last bias).
+
+    Raises:
+        ModelError: when it is anything else.
+    """
+    model = fspath(model)
+    path = _existing(model)
+    if path is None:
+        raise ModelError(f"{model}: no such file; a .nemo of a T5 is wanted")
+    with _readable(model), archive.opened(path) as files:
+        if not nemo1.is_nemo1(files.names):
+            raise ModelError(f"{model}: no .nemo of a T5")
+        checkpoint = nemo1.read(path, model, files, cut=True)
+    if not isinstance(checkpoint.config, ProtT5nvConfig):
+        raise ModelError(f"{model}: no T5 (its shape is ESM-2's)")
+    return checkpoint
+
+
 def _opened(path: Path, name: str) -> Checkpoint:
     """NeMo's folders and archives, by the files in them."""
     with archive.opened(path) as files:
@@ -191,15 +212,19 @@ def _move(folder: Path, paths: list[Path]) -> None:
 
 
 def convert(source: str | PathLike[str], destination: Path, to: Format) -> Checkpoint:
-    """Write a model in another format, whole or not at all.
+    """Write a model in another format; ``source`` is anything :func:`resolve` takes. See :func:`write`."""
+    _free(destination, to)
+    checkpoint = resolve(source)
+    write(checkpoint, destination, to)
+    return checkpoint
 
-    Args:
-        source: anything :func:`resolve` takes.
-        destination: a folder that does not exist yet (``huggingface``), a ``.pt`` file (``fair-esm``), or a ``.nemo``.
-        to: the format.
+
+def _free(destination: Path, to: Format) -> list[Path]:
+    """The files that will be written, none of which is there.
 
     Raises:
-        OutputError: when the destination exists or cannot be written.
+        ModelError: for a name that the format does not allow.
+        OutputError: when something is there.
     """
     written = [destination, fair_esm.regression_path(destination)] if to == "fair-esm" else [destination]
     for path in written:
@@ -209,7 +234,22 @@ def convert(source: str | PathLike[str], destination: Path, to: Format) -> Check
         raise ModelError(f"{destination}: such a file is known by its ending; call it something.nemo")
     if to == "fair-esm" and (destination.suffix != ".pt" or not destination.name.startswith("esm2")):
         raise ModelError(f"{destination}: fair-esm tells models apart by file name; call it esm2_something.pt")
-    checkpoint = resolve(source)
+    return written
+
+
+def write(checkpoint: Checkpoint, destination: Path, to: Format) -> None:
+    """Write a model, whole or not at all.
+
+    Args:
+        checkpoint: the model.
+        destination: a folder that does not exist yet (``huggingface``), a ``.pt`` file (``fair-esm``), or a ``.nemo``.
+        to: the format.
+
+    Raises:
+        ModelError: for a name that the format does not allow.
+        OutputError: when the destination exists or cannot be written.
+    """
+    written = _free(destination, to)
     temporary = destination.with_name(f".{destination.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -229,4 +269,3 @@ def convert(source: str | PathLike[str], destination: Path, to: Format) -> Check
         raise OutputError(f"{destination}: cannot be written: {first_line(error)}; is the disk full?") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return checkpoint

@@ -3,7 +3,7 @@
 from aminoglot.corpus.building import Choices, Inputs, build
 from aminoglot.corpus.reader import Corpus
 from aminoglot.corpus.recipes import ESM2, PROTT5NV, RECIPES, Recipe
-from aminoglot.corpus.samples import IGNORED, ESM2Samples, Hidden, Masked, ProtT5nvSamples
+from aminoglot.corpus.samples import IGNORED, ESM2Samples, Hidden, Masked, ProtT5nvSamples, Samples
 
 __all__ = [
     "ESM2",
@@ -18,5 +18,6 @@ __all__ = [
     "Masked",
     "ProtT5nvSamples",
     "Recipe",
+    "Samples",
     "build",
 ]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aminoglot.checkpoints import Checkpoint, missing, resolve
+from aminoglot.checkpoints import Checkpoint, missing, resolve, worth_saying
 from aminoglot.engine.embed import NOT_FINITE, Embedded, embed, not_finite
 from aminoglot.engine.forward import LEAST_TOKENS, Forward
 from aminoglot.engine.hardware import NARROW, Hardware, choose
@@ -77,7 +77,7 @@ def load(
     """
     hardware = choose(device, precision, backend)
     checkpoint = resolve(model)
-    for note in checkpoint.notes:
+    for note in worth_saying(checkpoint.notes):
         warnings.warn(note, AminoglotWarning, stacklevel=2)
     return Model(checkpoint, hardware)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,11 +19,17 @@ from torch.nn import functional as F
 
 from aminoglot.packing import Packed, Run
 
-Kernel = Callable[[Tensor, Tensor, Tensor, Packed, Packed, bool], Tensor]
+Kernel = Callable[[Tensor, Tensor, Tensor, Packed, Packed, bool, float], Tensor]
 
 
 def attention(
-    q_UHK: Tensor, k_THK: Tensor, v_THK: Tensor, batch: Packed, keys: Packed | None = None, causal: bool = False
+    q_UHK: Tensor,
+    k_THK: Tensor,
+    v_THK: Tensor,
+    batch: Packed,
+    keys: Packed | None = None,
+    causal: bool = False,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Attention of each sequence to itself or to another of its own, scores scaled by K^-0.5.
 
@@ -33,38 +40,49 @@ def attention(
         batch: how the queries lie.
         keys: how keys and values lie, where that is different.
         causal: no token looks at later ones; the last query is at the place of the last key.
+        dropout: share of the probabilities that are set to zero; for training.
 
     Returns:
         [U, H, K], in the type of the values.
     """
-    return choose(q_UHK)(q_UHK, k_THK, v_THK, batch, keys or batch, causal)
+    return choose(q_UHK, dropout)(q_UHK, k_THK, v_THK, batch, keys or batch, causal, dropout)
 
 
-def choose(q_UHK: Tensor) -> Kernel:
+def choose(q_UHK: Tensor, dropout: float = 0.0) -> Kernel:
     """The kernel for these queries: torch's variable-length one on CUDA in half precision, else runs of equal length.
 
-    The variable-length kernel has no float32, needs compute capability 8.0 (Ampere), and there is none for a CPU.
+    The variable-length kernel has no float32 and no dropout, needs compute capability 8.0 (Ampere), and there is none
+    for a CPU.
     """
     half = q_UHK.dtype in (torch.bfloat16, torch.float16)
-    if q_UHK.is_cuda and half and torch.cuda.get_device_capability(q_UHK.device) >= (8, 0):
+    if q_UHK.is_cuda and half and not dropout and torch.cuda.get_device_capability(q_UHK.device) >= (8, 0):
         return variable_length
     return by_runs
 
 
-def by_runs(q_UHK: Tensor, k_THK: Tensor, v_THK: Tensor, batch: Packed, keys: Packed, causal: bool) -> Tensor:
+def by_runs(
+    q_UHK: Tensor, k_THK: Tensor, v_THK: Tensor, batch: Packed, keys: Packed, causal: bool, dropout: float = 0.0
+) -> Tensor:
     """One fused kernel a run of equal lengths: batches sorted by length need few, and none of them pads."""
-    out_UHK = torch.empty_like(q_UHK)
-    for run, asked in _pairs_of_runs(batch, keys):
-        q_NHSK = _rectangle(q_UHK, run)
-        k_NHSK, v_NHSK = _rectangle(k_THK, asked), _rectangle(v_THK, asked)
-        mask = _causal_mask(run.length, asked.length, q_UHK.device) if causal and run.length > 1 else None
-        o_NHSK = F.scaled_dot_product_attention(q_NHSK, k_NHSK, v_NHSK, mask)
-        out_UHK[run.start : run.stop] = o_NHSK.transpose(1, 2).reshape(-1, *q_UHK.shape[1:])
-    return out_UHK
+    pairs = list(_pairs_of_runs(batch, keys))
+    looking, asked = [run.stop - run.start for run, _ in pairs], [run.stop - run.start for _, run in pairs]
+    parts = []  # split and joined, not sliced: the backward pass of a slice fills a tensor of all tokens
+    for (run, of), q, k, v in zip(pairs, q_UHK.split(looking), k_THK.split(asked), v_THK.split(asked), strict=True):
+        q_NHSK, k_NHSK, v_NHSK = _rectangle(q, run), _rectangle(k, of), _rectangle(v, of)
+        mask = _causal_mask(run.length, of.length, q_UHK.device) if causal and run.length > 1 else None
+        if _by_products(q_NHSK, k_NHSK, mask, dropout):
+            o_NHSK: Tensor = Products.apply(q_NHSK, k_NHSK, v_NHSK)  # type: ignore[no-untyped-call]
+        else:
+            o_NHSK = F.scaled_dot_product_attention(q_NHSK, k_NHSK, v_NHSK, mask, dropout)
+        parts.append(o_NHSK.transpose(1, 2).reshape(-1, *q_UHK.shape[1:]))
+    return torch.cat(parts)
 
 
-def variable_length(q_UHK: Tensor, k_THK: Tensor, v_THK: Tensor, batch: Packed, keys: Packed, causal: bool) -> Tensor:
+def variable_length(
+    q_UHK: Tensor, k_THK: Tensor, v_THK: Tensor, batch: Packed, keys: Packed, causal: bool, dropout: float = 0.0
+) -> Tensor:
     """torch's packed kernel for CUDA in half precision; unsplit, so that batch mates do not change a sum's order."""
+    assert not dropout, "this kernel has none"
     from torch.nn.attention.varlen import varlen_attn
 
     out_UHK = varlen_attn(
@@ -104,6 +122,46 @@ def probabilities(q_THK: Tensor, k_THK: Tensor, batch: Packed) -> Iterator[Tenso
         yield (scores_HSS * q_SHK.shape[-1] ** -0.5).softmax(-1)
 
 
+_MOST_SCORES = 6_000_000
+"""With more at once memory is what limits, and the fused kernel is faster."""
+
+
+def _by_products(q_NHSK: Tensor, k_NHSK: Tensor, mask: Tensor | None, dropout: float) -> bool:
+    """Whether products are faster than the fused kernel: twice as fast, in training on CPUs in bf16."""
+    needed = torch.is_grad_enabled() and q_NHSK.requires_grad
+    few = q_NHSK.shape[:3].numel() * k_NHSK.shape[2] <= _MOST_SCORES
+    plain = mask is None and not dropout
+    return needed and few and plain and q_NHSK.device.type == "cpu" and q_NHSK.dtype == torch.bfloat16
+
+
+class Products(torch.autograd.Function):
+    """Attention as two products with a softmax between them, which is float32; and its gradient.
+
+    With P the probabilities and dO the gradient of the result: dV = P' dO, dP = dO V', dS = P * (dP - rowsum(P * dP)),
+    dQ and dK are dS K and dS' Q, scaled. dS does not change when all values move alike, so they are centred first: a
+    common offset would drown the differences in 16 bits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q_NHSK: Tensor, k_NHSK: Tensor, v_NHSK: Tensor) -> Tensor:
+        scores_NHSS = (q_NHSK * q_NHSK.shape[-1] ** -0.5) @ k_NHSK.transpose(-1, -2)
+        p_NHSS = scores_NHSS.softmax(-1, dtype=torch.float32).to(q_NHSK.dtype)
+        o_NHSK: Tensor = p_NHSS @ v_NHSK
+        ctx.save_for_backward(q_NHSK, k_NHSK, v_NHSK, p_NHSS)
+        return o_NHSK
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        (do_NHSK,) = gradients
+        q_NHSK, k_NHSK, v_NHSK, p_NHSS = ctx.saved_tensors
+        dv_NHSK = p_NHSS.transpose(-1, -2) @ do_NHSK
+        dp_NHSS = do_NHSK @ (v_NHSK - v_NHSK.mean(-2, keepdim=True)).transpose(-1, -2)
+        row_NHS1 = (p_NHSS * dp_NHSS).sum(-1, keepdim=True, dtype=torch.float32).to(dp_NHSS.dtype)
+        ds_NHSS = dp_NHSS.sub_(row_NHS1).mul_(p_NHSS)
+        scale = q_NHSK.shape[-1] ** -0.5
+        return (ds_NHSS @ k_NHSK) * scale, (ds_NHSS.transpose(-1, -2) @ q_NHSK) * scale, dv_NHSK
+
+
 def _pairs_of_runs(batch: Packed, keys: Packed) -> Iterable[tuple[Run, Run]]:
     """Neighbours that have both lengths in common, as two rectangles."""
     if keys is batch:
@@ -118,8 +176,8 @@ def _pairs_of_runs(batch: Packed, keys: Packed) -> Iterable[tuple[Run, Run]]:
 
 
 def _rectangle(x_THK: Tensor, run: Run) -> Tensor:
-    """Rows of one run as [N, H, S, K]: a view, nothing is copied."""
-    return x_THK[run.start : run.stop].view(run.count, run.length, *x_THK.shape[1:]).transpose(1, 2)
+    """The rows of one run as [N, H, S, K]: a view, nothing is copied."""
+    return x_THK.view(run.count, run.length, *x_THK.shape[1:]).transpose(1, 2)
 
 
 def _causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:

@@ -21,10 +21,16 @@ class Linear(nn.Linear):
 
     With bf16 weights, what flows between the blocks stays float32: adding a bf16 product to a float32 residual
     stream gives float32, so rounding does not pile up from layer to layer.
+
+    Attributes:
+        product: another type to compute in, see :func:`train_in`.
     """
 
+    product: torch.dtype | None = None
+
     def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input.to(self.weight.dtype), self.weight, self.bias)
+        dtype = self.product or self.weight.dtype
+        return F.linear(input.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
 
 
 class Float8Linear(nn.Module):
@@ -78,6 +84,18 @@ def prepare(model: nn.Module, precision: Precision) -> None:
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.dtype != dtype:
                 setattr(module, name, nn.Parameter(parameter.data.to(dtype), requires_grad=parameter.requires_grad))
+
+
+def train_in(model: nn.Module, precision: Literal["fp32", "bf16", "fp16"]) -> None:
+    """Compute the matrix products of ``model`` in this precision, forwards and backwards; its weights stay float32.
+
+    So training computes as :func:`prepare` makes inference compute: norms, softmax, the residual stream and the sums of
+    heads are float32.
+    """
+    product = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    for module in model.modules():
+        if isinstance(module, Linear):
+            module.product = product
 
 
 def _replace(module: nn.Module) -> None:

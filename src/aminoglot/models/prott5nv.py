@@ -112,6 +112,7 @@ class Attention(nn.Module):
         self.key = Linear(config.hidden, config.hidden)
         self.value = Linear(config.hidden, config.hidden)
         self.output = Linear(config.hidden, config.hidden)
+        self.dropout = nn.Dropout(0.0)
 
     def keys_values(self, x_TD: Tensor) -> KeysValues:
         """Keys and values of the tokens that are looked at, each [T, H, K]."""
@@ -130,7 +131,8 @@ class Attention(nn.Module):
             causal: no token looks at later ones.
         """
         q_UHK = self.query(x_UD).unflatten(-1, self.shape)
-        o_UHK = attention.attention(q_UHK, *keys_values, target, source, causal)
+        dropout = self.dropout.p if self.training else 0.0
+        o_UHK = attention.attention(q_UHK, *keys_values, target, source, causal, dropout)
         out_UD: Tensor = self.output(o_UHK.flatten(-2))
         return out_UD
 
@@ -145,10 +147,16 @@ class Layer(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(config.hidden, NORM_EPSILON)
         self.up = Linear(config.hidden, 4 * config.hidden)
         self.down = Linear(4 * config.hidden, config.hidden)
+        self.dropout = nn.Dropout(0.0)
 
     def feed_forward(self, x_TD: Tensor) -> Tensor:
         """What the feed-forward network adds to the stream, [T, D]."""
         out_TD: Tensor = self.down(F.gelu(self.up(self.feed_forward_norm(x_TD)), approximate="tanh"))
+        return self.dropped(out_TD)
+
+    def dropped(self, x_TD: Tensor) -> Tensor:
+        """What is added to the stream, some of it left out in training."""
+        out_TD: Tensor = self.dropout(x_TD)
         return out_TD
 
 
@@ -157,7 +165,7 @@ class Block(Layer):
 
     def forward(self, x_TD: Tensor, batch: Packed) -> Tensor:
         y_TD = self.attention_norm(x_TD)
-        x_TD = x_TD + self.attention(y_TD, self.attention.keys_values(y_TD), batch, batch)
+        x_TD = x_TD + self.dropped(self.attention(y_TD, self.attention.keys_values(y_TD), batch, batch))
         return x_TD + self.feed_forward(x_TD)
 
 
@@ -169,10 +177,23 @@ class DecoderBlock(Layer):
         self.source_norm = nn.LayerNorm(config.hidden, NORM_EPSILON)
         self.source_attention = Attention(config)
 
-    def forward(
+    def forward(self, x_UD: Tensor, target: Packed, source_TD: Tensor, source: Packed) -> Tensor:
+        """The stream after this block, [U, D], of whole targets.
+
+        Args:
+            x_UD: the stream.
+            target: how its tokens lie.
+            source_TD: the encoder's last layer.
+            source: how that lies.
+        """
+        y_UD = self.attention_norm(x_UD)
+        found_UD = self.attention(y_UD, self.attention.keys_values(y_UD), target, target, causal=True)
+        return self._behind(x_UD + self.dropped(found_UD), target, self.source_attention.keys_values(source_TD), source)
+
+    def extend(
         self, x_UD: Tensor, target: Packed, memory: Memory, written: Packed, of_source: KeysValues, source: Packed
     ) -> Tensor:
-        """The stream after this block, [U, D].
+        """The stream after this block, [U, D], of tokens that come after others.
 
         Args:
             x_UD: the stream of the tokens that are new.
@@ -184,8 +205,12 @@ class DecoderBlock(Layer):
         """
         y_UD = self.attention_norm(x_UD)
         keys_values = memory.extended(self.attention.keys_values(y_UD), len(target.lengths))
-        x_UD = x_UD + self.attention(y_UD, keys_values, target, written, causal=True)
-        x_UD = x_UD + self.source_attention(self.source_norm(x_UD), of_source, target, source)
+        found_UD = self.attention(y_UD, keys_values, target, written, causal=True)
+        return self._behind(x_UD + self.dropped(found_UD), target, of_source, source)
+
+    def _behind(self, x_UD: Tensor, target: Packed, of_source: KeysValues, source: Packed) -> Tensor:
+        """What comes behind the attention to what was written."""
+        x_UD = x_UD + self.dropped(self.source_attention(self.source_norm(x_UD), of_source, target, source))
         return x_UD + self.feed_forward(x_UD)
 
 
@@ -233,6 +258,7 @@ class ProtT5nv(nn.Module):
         d = config.hidden
         self.embedding = nn.Embedding(_VOCABULARY, d, _weight=torch.empty(_VOCABULARY, d))
         self.positions = nn.Embedding(config.positions, d, _weight=torch.empty(config.positions, d))
+        self.dropout = nn.Dropout(0.0)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.final_norm = nn.LayerNorm(d, NORM_EPSILON)
         self.decoder: Decoder | None = Decoder(config)
@@ -244,8 +270,17 @@ class ProtT5nv(nn.Module):
             source: residues and sentinels, as the encoder sees them.
             target: for each source what the decoder is told so far; it begins with ``<s>``.
         """
+        assert self.decoder is not None, "this network was loaded without its decoder"
         source_TD = self.representations(source, [self.config.layers])[0]
-        return Decoding(self, source_TD, source).extend(target)
+        x_UD = self.embedded(target)
+        for block in self.decoder.blocks:
+            x_UD = block(x_UD, target, source_TD, source)
+        return self.logits(x_UD)
+
+    def logits(self, x_UD: Tensor) -> Tensor:
+        """Logits of the decoder's last layer, float32 [U, V]."""
+        assert self.decoder is not None, "this network was loaded without its decoder"
+        return F.linear(self.decoder.final_norm(x_UD), self.embedding.weight, self.decoder.bias)
 
     def representations(self, batch: Packed, layers: Sequence[int]) -> Tensor:
         """What the encoder thinks of every token at some layers.
@@ -268,7 +303,7 @@ class ProtT5nv(nn.Module):
 
     def embedded(self, batch: Packed, first: int = 0) -> Tensor:
         """Embeddings of tokens and of their positions, counted from ``first``, float32 [T, D]."""
-        x_TD: Tensor = self.embedding(batch.tokens_T) + self.positions(batch.positions_T + first)
+        x_TD: Tensor = self.dropout(self.embedding(batch.tokens_T) + self.positions(batch.positions_T + first))
         return x_TD
 
 
@@ -302,5 +337,5 @@ class Decoding:
         written = Packed(target.tokens_T.new_empty(0), self._lengths) if seen else target
         x_UD = self._network.embedded(target, seen)
         for block, memory, of_source in zip(self._decoder.blocks, self._memories, self._of_source, strict=True):
-            x_UD = block(x_UD, target, memory, written, of_source, self._source)
-        return F.linear(self._decoder.final_norm(x_UD), self._network.embedding.weight, self._decoder.bias)
+            x_UD = block.extend(x_UD, target, memory, written, of_source, self._source)
+        return self._network.logits(x_UD)

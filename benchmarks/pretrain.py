@@ -1,0 +1,174 @@
+"""Training ESM-2: tokens a second of our loop, beside a loop of transformers as people write it, at its best.
+
+    pip install -c constraints.txt -e '.[corpus,benchmark]'
+    aminoglot corpus build --fasta proteins.fasta --no-leak-filter -o corpus/
+    python benchmarks/pretrain.py corpus/ [--size esm2-8m] [--repeats 3] [--device cpu] [--json FILE]
+
+Both see the same masked samples, of natural lengths, and train from random weights with fused AdamW in bf16 with
+float32 weights. Theirs: EsmForMaskedLM under autocast, batches grouped by length and padded, of several sizes; ours:
+several sizes of what is computed at once. Pads are not counted. Each setting runs in a process of its own; all are
+tried once, then the best of each is repeated, in turns; medians are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+TOKENS = 16_384
+"""Tokens an update, in both."""
+OURS = (2_048, 4_096, 8_192, 16_384)
+THEIRS = (8, 16, 32, 64)
+SECONDS = 40.0
+
+WORKER = r"""
+import json, sys, time
+from itertools import islice
+import numpy as np
+import torch
+from aminoglot.corpus import Corpus, ESM2Samples
+from aminoglot.models.family import SIZES
+from aminoglot.pretrain.batching import updates
+asked = json.loads(sys.stdin.read())
+device = torch.device(asked["device"])
+samples = ESM2Samples(Corpus(asked["corpus"]))
+shape = SIZES[asked["size"]]
+
+def ours(at_once):
+    from dataclasses import replace
+    from aminoglot.models.linear import train_in
+    from aminoglot.pretrain.ceiling import ceiling
+    from aminoglot.pretrain.config import of_dict
+    from aminoglot.pretrain.loop import Trainer
+    from aminoglot.pretrain.objective import objective_for
+    from aminoglot.pretrain.optimizer import build
+    from aminoglot.pretrain.parallel import World, wrapped
+    from aminoglot.pretrain.start import start
+    from aminoglot.pretrain.state import Progress
+    config = of_dict({"model": {"size": asked["size"]}, "batch": {"tokens": asked["tokens"], "at_once": at_once},
+        "optimizer": {"rate": 4e-4}, "schedule": {"updates": 100_000, "warmup": 2_000}})
+    network, _ = start(config.model, 0)
+    train_in(network, "bf16")
+    objective = objective_for(network).to(device)
+    here = World(0, 1, device)
+    module = wrapped(objective, config.compute, here)
+    trainer = Trainer(config, objective, module, build(network, config.optimizer), samples, here)
+    steps = trainer.run(Progress())
+    next(steps)
+    peak, tokens, flops, started = ceiling(device, "bf16"), 0, 0.0, time.perf_counter()
+    while time.perf_counter() - started < asked["seconds"]:
+        _, made = next(steps)
+        tokens, flops = tokens + made.tokens, flops + made.flops
+    seconds = time.perf_counter() - started
+    return tokens / seconds, flops / seconds / peak
+
+def theirs(size):
+    from transformers import EsmConfig, EsmForMaskedLM
+    model = EsmForMaskedLM(EsmConfig(vocab_size=33, mask_token_id=32, pad_token_id=1, hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers, num_attention_heads=shape.heads, intermediate_size=4 * shape.hidden,
+        position_embedding_type="rotary", token_dropout=True, emb_layer_norm_before=False, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0, max_position_embeddings=1026, attn_implementation="sdpa")).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-4, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+
+    def padded(rows, fill):
+        out = torch.full((len(rows), max(map(len, rows))), fill)
+        for row, values in zip(out, rows):
+            row[: len(values)] = torch.from_numpy(values.astype(np.int64))
+        return out.to(device)
+
+    def step(update):
+        order = sorted(range(update.first, update.next), key=samples.tokens_of)
+        groups = [order[start : start + size] for start in range(0, len(order), size)]
+        for group in groups:
+            made = [samples[number] for number in group]
+            tokens = padded([one.tokens for one in made], 1)
+            with torch.autocast(device.type, torch.bfloat16):
+                loss = model(input_ids=tokens, attention_mask=(tokens != 1).long(),
+                    labels=padded([one.labels for one in made], -100)).loss
+            (loss / len(groups)).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    stream = updates(samples, None, asked["tokens"])
+    step(next(stream))
+    tokens, started = 0, time.perf_counter()
+    while time.perf_counter() - started < asked["seconds"]:
+        update = next(stream)
+        step(update)
+        tokens += sum(update.lengths)
+    return tokens / (time.perf_counter() - started), None
+
+rate, share = {"ours": ours, "theirs": theirs}[asked["who"]](asked["setting"])
+print(json.dumps({"tokens_per_second": rate, "share_of_ceiling": share}))
+"""
+
+
+def measured(options: argparse.Namespace, who: str, setting: int) -> dict[str, Any]:
+    """One system at one setting."""
+    asked = {"who": who, "setting": setting, "tokens": options.tokens, "seconds": options.seconds, "size": options.size}
+    asked |= {"device": options.device, "corpus": str(options.corpus)}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", WORKER], input=json.dumps(asked), capture_output=True, text=True
+    )
+    if done.returncode:
+        print(f"{who} {setting}: failed ({done.stderr.strip().splitlines()[-1][:100]})")
+        return {"tokens_per_second": 0.0, "share_of_ceiling": None}
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    share = f", {found['share_of_ceiling']:.2f} of the ceiling" if found["share_of_ceiling"] else ""
+    print(f"{who:7} {setting:7,} {found['tokens_per_second']:10,.0f} tokens/s{share}", flush=True)
+    return found
+
+
+def processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("--size", default="esm2-8m")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--tokens", type=int, default=TOKENS)
+    parser.add_argument("--seconds", type=float, default=SECONDS)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--ours", type=int, nargs="+", default=OURS, help="tokens computed at once")
+    parser.add_argument("--theirs", type=int, nargs="+", default=THEIRS, help="proteins a padded batch")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    tried = {
+        who: {setting: measured(options, who, setting)["tokens_per_second"] for setting in settings}
+        for who, settings in (("ours", options.ours), ("theirs", options.theirs))
+    }
+    best = {who: max(found, key=lambda setting: found[setting]) for who, found in tried.items()}
+    print(f"best: {best['ours']:,} tokens at once, {best['theirs']} proteins a padded batch")
+    repeats: dict[str, list[dict[str, Any]]] = {"ours": [], "theirs": []}
+    for _ in range(options.repeats):
+        for who, setting in best.items():
+            repeats[who].append(measured(options, who, setting))
+    rates = {who: statistics.median(one["tokens_per_second"] for one in found) for who, found in repeats.items()}
+    share = statistics.median(one["share_of_ceiling"] for one in repeats["ours"])
+    print(
+        f"ours {rates['ours']:,.0f} tokens/s, {share:.2f} of the ceiling; theirs {rates['theirs']:,.0f}; "
+        f"{rates['ours'] / rates['theirs']:.2f}x"
+    )
+    if options.json:
+        machine = {"processor": processor(), "threads": os.cpu_count(), "python": platform.python_version()}
+        found = {"machine": machine, "size": options.size, "device": options.device, "tried": tried, "best": best}
+        found |= {"rates": rates, "share_of_ceiling": share, "factor": rates["ours"] / rates["theirs"]}
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Training from scratch, or from any checkpoint: one loop for both families."""

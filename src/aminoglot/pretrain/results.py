@@ -1,0 +1,171 @@
+"""What a run leaves: a picture of its losses, and the model with its card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aminoglot.checkpoints import Checkpoint, write
+from aminoglot.corpus import Corpus
+from aminoglot.corpus.show import composition
+from aminoglot.errors import DependencyError
+from aminoglot.jobs.storage import write_whole
+from aminoglot.models.family import Network, family_of
+from aminoglot.pretrain import record
+from aminoglot.pretrain.config import RunConfig
+from aminoglot.pretrain.objective import samples_for
+from aminoglot.pretrain.state import plain
+from aminoglot.tokens import Alphabet
+from aminoglot.version import __version__
+
+MODEL, PICTURE, CARD = "model", "loss.png", "README.md"
+_BLUE, _ORANGE, _GREY = "#33658a", "#e07a2f", "#888888"
+_SMOOTHED = 0.02
+
+
+def letter_frequency_loss(network: Network, corpus: Corpus, proteins: int) -> float:
+    """Mean cross-entropy, in nats, of a model that knows only how frequent each residue is, on the residues that
+    validation asks for.
+
+    Args:
+        network: whose family's validation.
+        corpus: whose training set is counted.
+        proteins: of validation; 0 for all.
+    """
+    shares = composition(corpus)
+    samples = samples_for(network, corpus, "validation", 0)
+    alphabet: Alphabet = samples.alphabet
+    frequencies = np.array([shares.get(token, 0.0) if len(token) == 1 else 0.0 for token in alphabet.tokens])
+    asked: NDArray[np.int64] = np.concatenate(
+        [samples[n].labels for n in range(min(proteins or len(samples), len(samples)))]
+    )
+    asked = asked[(asked >= 0)]
+    asked = asked[frequencies[asked] > 0]
+    return float(-np.log(frequencies[asked]).mean())
+
+
+def draw(folder: Path) -> Path:
+    """Draw a run's losses: of training, smoothed, and on what is held out.
+
+    Raises:
+        DependencyError: without matplotlib.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise DependencyError("the picture needs matplotlib: pip install 'aminoglot[plot]'") from error
+    lines = list(record.lines(folder))
+    trained = [line for line in lines if "loss" in line]
+    held_out = [line for line in lines if "validation" in line]
+    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    updates = [line["update"] for line in trained]
+    losses = np.array([line["loss"] for line in trained])
+    above.plot(updates, losses, color=_BLUE, linewidth=0.5, alpha=0.3)
+    above.plot(updates, _smooth(losses), color=_BLUE, label="training, smoothed")
+    above.plot(
+        [line["update"] for line in held_out],
+        [line["validation"]["loss"] for line in held_out],
+        "o-",
+        color=_ORANGE,
+        markersize=3,
+        label="held out",
+    )
+    above.set_ylabel("loss (nats a target)")
+    above.legend(frameon=False)
+    below.plot(updates, [line["rate"] for line in trained], color=_GREY)
+    below.set_ylabel("learning rate")
+    below.set_xlabel("update")
+    for axes in (above, below):
+        axes.spines[["top", "right"]].set_visible(False)
+    path = folder / PICTURE
+    write_whole(path, lambda partial: figure.savefig(partial, dpi=130, format="png"))
+    return path
+
+
+def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A running mean over a part of the run."""
+    width = max(1, int(len(values) * _SMOOTHED))
+    sums = np.cumsum(np.concatenate(([0.0], values)))
+    last = np.arange(1, len(values) + 1)
+    first = np.maximum(0, last - width)
+    smoothed: NDArray[np.float64] = (sums[last] - sums[first]) / (last - first)
+    return smoothed
+
+
+def export(folder: Path, network: Network, tensors: Mapping[str, Tensor], config: RunConfig, corpus: Corpus) -> Path:
+    """Write the model as a Hugging Face folder, with a card.
+
+    Args:
+        folder: of the run; one that was exported before is replaced.
+        network: for its shape.
+        tensors: its weights, whole, by name.
+        config: of the run.
+        corpus: what it was trained on.
+    """
+    path = folder / MODEL
+    partial = folder / f".{MODEL}.new"
+    shutil.rmtree(partial, ignore_errors=True)
+    kept = {plain(name): tensor.float().cpu() for name, tensor in tensors.items()}
+    name = family_of(network.config).name
+    write(Checkpoint(name, "trained", network.config, kept), partial, "huggingface")
+    (partial / CARD).write_text(card(folder, network, config, corpus))
+    shutil.rmtree(path, ignore_errors=True)
+    partial.rename(path)
+    return path
+
+
+def card(folder: Path, network: Network, config: RunConfig, corpus: Corpus) -> str:
+    """What a model is, how it was made, and how well it does on what was held out."""
+    lines = list(record.lines(folder))
+    held_out = [line for line in lines if "validation" in line]
+    family, shape = family_of(network.config).name, network.config
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    accuracy = "accuracy" if family == "ESM-2" else "accuracy, sentinels and ends included"
+    facts = corpus.card["stages"]["result"]
+    text = [
+        f"# {family}, {parameters:,} parameters\n",
+        f"{shape.layers} layers, width {shape.hidden}, {shape.heads} heads. Trained by aminoglot {__version__} "
+        f"(`aminoglot pretrain`) in {config.schedule.updates:,} updates on {len(corpus.split('train')):,} clusters "
+        f"of proteins; {len(corpus.split('validation')):,} were held out"
+        + (", and what is similar to them taken out of training." if facts.get("filtered") else ", unfiltered."),
+        "\n## Held out\n",
+        f"| | loss of a residue (nats) | perplexity | {accuracy} |\n|---|---|---|---|",
+    ]
+    if held_out:
+        frequencies = letter_frequency_loss(network, corpus, config.validation.proteins)
+        text.append(_row("this model", held_out[-1]["validation"]))
+        if held_out[0]["update"] == 0:
+            before = "before training" if config.model.start else "untrained"
+            text.append(_row(f"the same, {before}", held_out[0]["validation"]))
+        text.append(f"| letter frequencies alone (residues) | {frequencies:.4f} | {np.exp(frequencies):.3f} | |")
+    else:
+        text.append("| nothing was held out | | | |")
+    asked = {**config.as_dict(), "corpus": Path(config.corpus).name}
+    if config.model.start is not None and Path(config.model.start).exists():  # a path is nobody's business
+        asked["model"] = {**asked["model"], "start": Path(config.model.start).name}
+    text += [
+        "\nPerplexities compare only on the same proteins with the same masks.",
+        "\n## How it was made\n",
+        f"```json\n{json.dumps(asked, indent=1)}\n```",
+        "\nThe training set:\n",
+        f"```json\n{json.dumps(_known(corpus.card), indent=1)}\n```",
+    ]
+    return "\n".join(text) + "\n"
+
+
+def _row(name: str, scores: Mapping[str, float]) -> str:
+    """Scores of residues; those of all targets together, where there are others, say little."""
+    loss = scores["residue_loss"]
+    return f"| {name} | {loss:.4f} | {np.exp(loss):.3f} | {scores['accuracy']:.2%} |"
+
+
+def _known(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: found[key] for key in ("version", "recipe", "level", "stages")}

@@ -1,0 +1,74 @@
+"""Attention as it is trained: the gradients of every kernel are those of the textbook."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from aminoglot.models import attention
+from aminoglot.packing import Packed
+
+LENGTHS = (40, 40, 7, 1, 90)
+
+
+def gradients(kernel: object, dtype: torch.dtype, size: float = 1.0, offset: float = 0.0) -> list[torch.Tensor]:
+    """Of queries, keys and values, for a loss that weighs all results differently.
+
+    Args:
+        kernel: what computes.
+        dtype: of the inputs.
+        size: of the queries.
+        offset: of all values and weights.
+    """
+    heads = 3
+    batch = Packed.of(np.zeros(sum(LENGTHS), np.uint8), LENGTHS)
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(sum(LENGTHS), heads, 16, generator=generator) for _ in range(3)]
+    inputs = [inputs[0] * size, inputs[1], inputs[2] + offset]
+    inputs = [one.to(dtype).requires_grad_() for one in inputs]
+    weights = torch.randn(sum(LENGTHS), heads, 16, generator=generator) + offset
+    assert callable(kernel)
+    (kernel(*inputs, batch).float() * weights).sum().backward()
+    return [one.grad.float() for one in inputs if one.grad is not None]
+
+
+def test_fp32() -> None:
+    for mine, theirs in zip(
+        gradients(attention.attention, torch.float32), gradients(attention.reference, torch.float32), strict=True
+    ):
+        assert torch.allclose(mine, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "offset", "most_off"), [(1, 0, 0.01), (1, 3, 0.015), (8, 0, 0.04), (8, 3, 0.04)])
+@pytest.mark.parametrize("most", [0, 10**9])
+def test_bf16(most: int, size: float, offset: float, most_off: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By products, and by the fused kernel."""
+    monkeypatch.setattr(attention, "_MOST_SCORES", most)
+    used: list[int] = []
+    apply = attention.Products.apply
+    monkeypatch.setattr(attention.Products, "apply", lambda *given: (used.append(1), apply(*given))[1])
+    mine = gradients(attention.attention, torch.bfloat16, size, offset)
+    theirs = gradients(attention.reference, torch.float32, size, offset)
+    for one, other in zip(mine, theirs, strict=True):
+        assert float((one - other).norm() / other.norm()) < most_off
+    assert bool(used) == bool(most)
+
+
+def test_products_are_for_training() -> None:
+    """Inference stays as it was measured."""
+    batch = Packed.of(np.zeros(50, np.uint8), (50,))
+    q = torch.randn(50, 2, 16, dtype=torch.bfloat16)
+    plain = attention.attention(q, q, q, batch)
+    with torch.no_grad():
+        again = attention.attention(q.requires_grad_(), q, q, batch)
+    assert torch.equal(plain, again)
+
+
+def test_dropout_leaves_out_its_share() -> None:
+    batch = Packed.of(np.zeros(400, np.uint8), (400,))
+    q, v = torch.zeros(400, 1, 2), torch.ones(400, 1, 2)
+    torch.manual_seed(0)
+    out = attention.attention(q, q, v, batch, dropout=0.25)
+    assert float(out.mean()) == pytest.approx(1.0, abs=0.02), "what stays is scaled up"
+    assert float(out.std()) == pytest.approx((0.25 / 0.75 / 400) ** 0.5, rel=0.2)
