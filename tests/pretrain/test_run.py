@@ -367,7 +367,11 @@ def test_another_run_in_its_folder(
 
 def test_what_may_change(whole: Path, corpus: Corpus, tmp_path: Path) -> None:
     folder = copied(whole, tmp_path / "run")
-    pretrain(config(corpus, save={"every": 7}, batch={"at_once": 1_500}, log_every=2), folder, QUIET)
+    shutil.rmtree(folder / "states" / "000000012")
+    shutil.rmtree(folder / "model")
+    pretrain(config(corpus, save={"every": 7}, batch={"at_once": 1_500}), folder, QUIET)
+    assert losses(folder) == pytest.approx(losses(whole), abs=1e-5)
+    assert (folder / "states" / "000000012").exists()
 
 
 def test_another_corpus(whole: Path, corpus: Corpus, tmp_path: Path) -> None:

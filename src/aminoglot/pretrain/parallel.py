@@ -82,11 +82,6 @@ class World:
         if failed:
             raise JobError("another process of this run could not go on; it says why")
 
-    def wait(self) -> None:
-        """For all the others."""
-        if self.size > 1:
-            distributed.barrier()
-
 
 @contextmanager
 def world(device: torch.device) -> Iterator[World]:

@@ -137,10 +137,6 @@ class States:
         whole = self._whole()
         return whole[-1] if whole else None
 
-    def at(self, update: int) -> Path:
-        """The state after so many updates."""
-        return self.folder / f"{update:09}"
-
 
 def load(path: Path, tensors: dict[str, Tensor]) -> None:
     """Fill tensors with those of a state, in place.
