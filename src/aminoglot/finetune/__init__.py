@@ -1,0 +1,1 @@
+"""Learning a property from labelled proteins: heads, adapters, fitting, prediction."""
