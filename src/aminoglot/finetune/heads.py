@@ -48,6 +48,27 @@ class Linear(nn.Module):
         return torch.baddbmm(self.bias[:, None].to(x.dtype), x, self.weight.transpose(1, 2).to(x.dtype))
 
 
+class Units(nn.Module):
+    """What fitted numbers are counted in: a head works with labels less their mean, divided by their spread."""
+
+    centre: Tensor
+    unit: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(()))
+        self.register_buffer("unit", torch.ones(()))
+
+    def measure(self, labels: Tensor) -> None:
+        """Take over the training set's; labels that never vary are only centred."""
+        spread = labels.double().std(correction=0)
+        self.centre.copy_(labels.double().mean())
+        self.unit.copy_(spread if spread > 0 else torch.ones_like(spread))
+
+    def forward(self, y: Tensor) -> Tensor:
+        return y * self.unit + self.centre
+
+
 class Standardise(nn.Module):
     """Features with their mean taken off and divided by their spread, both of the training set; never trained."""
 
@@ -84,7 +105,7 @@ class Head(nn.Module):
     ) -> None:
         super().__init__()
         self.name, self.width, self.outputs, self.copies = name, width, outputs, len(seeds)
-        self.standardise = Standardise(width)
+        self.standardise, self.units = Standardise(width), Units()
         self.body = _BODIES[name](width, outputs, seeds, hidden)
 
     def forward(self, x: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
@@ -95,10 +116,10 @@ class Head(nn.Module):
             lengths: residues of each protein, for heads that look at neighbours.
 
         Returns:
-            float32 [S, N, C] or [S, T, C].
+            float32 [S, N, C] or [S, T, C]: logits of classes, or numbers in the labels' own units.
         """
-        y: Tensor = self.body(self.standardise(x), lengths)
-        return y.float()
+        y: Tensor = self.units(self.body(self.standardise(x), lengths).float())
+        return y
 
 
 class _Linear(nn.Module):
