@@ -41,10 +41,13 @@ def test_fp32() -> None:
 
 
 @pytest.mark.parametrize(("size", "offset", "most_off"), [(1, 0, 0.01), (1, 3, 0.015), (8, 0, 0.04), (8, 3, 0.04)])
-@pytest.mark.parametrize("most", [0, 10**9])
-def test_bf16(most: int, size: float, offset: float, most_off: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By products, and by the fused kernel."""
-    monkeypatch.setattr(attention, "_MOST_SCORES", most)
+@pytest.mark.parametrize(("at_once", "kept"), [(10**9, 10**9), (10_000, 10**9), (10_000, 0)])
+def test_bf16(
+    at_once: int, kept: int, size: float, offset: float, most_off: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All heads at once or some at a time, probabilities kept or computed again."""
+    monkeypatch.setattr(attention, "_SCORES_AT_ONCE", at_once)
+    monkeypatch.setattr(attention, "SCORES_KEPT", kept)
     used: list[int] = []
     apply = attention.Products.apply
     monkeypatch.setattr(attention.Products, "apply", lambda *given: (used.append(1), apply(*given))[1])
@@ -52,7 +55,7 @@ def test_bf16(most: int, size: float, offset: float, most_off: float, monkeypatc
     theirs = gradients(attention.reference, torch.float32, size, offset)
     for one, other in zip(mine, theirs, strict=True):
         assert float((one - other).norm() / other.norm()) < most_off
-    assert bool(used) == bool(most)
+    assert used
 
 
 def test_products_are_for_training() -> None:

@@ -22,7 +22,7 @@ def test_activations(
     family: str, half: bool, corpus: Corpus, t5_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within a sixth of what autograd keeps; the kernel that keeps scores, of CPUs in bf16, left out."""
-    monkeypatch.setattr("aminoglot.models.attention._MOST_SCORES", 0)
+    monkeypatch.setattr("aminoglot.models.attention._by_products", lambda *_: False)
     used = t5_corpus if family == "prott5nv" else corpus
     asked = config(used, model={"family": family, "layers": 4, "hidden": 128, "heads": 4})
     network, _ = start(asked.model, 0)

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from aminoglot.corpus import Corpus, Samples
 from aminoglot.corpus.stages import CARD
-from aminoglot.engine.hardware import Hardware, choose, exact
+from aminoglot.engine.hardware import Hardware, choose, exact, keep_freed_memory
 from aminoglot.errors import AminoglotError, DependencyError, InputError, JobError
 from aminoglot.jobs.storage import explained, file_digest
 from aminoglot.models.esm2 import ESM2Config
@@ -52,6 +52,8 @@ def pretrain(config: RunConfig, folder: Path, screen: Screen) -> Network | None:
         KeyboardInterrupt: after Ctrl-C, when a state was written.
     """
     hardware = hardware_of(config.compute)
+    if hardware.kind == "cpu":
+        keep_freed_memory()
     with world(hardware.device) as here, exact(hardware):
         if not here.leads:
             screen.console.quiet = True
