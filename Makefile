@@ -9,9 +9,10 @@ WORKERS ?= 2
 
 demo: $(VENV)/installed
 	mkdir -p demo
-	$(BIN)/aminoglot embed examples/ecoli.fasta -o demo/ecoli.h5 --model random:esm2-8m --overwrite
+	$(BIN)/aminoglot embed examples/ecoli_proteome.fasta.gz -o demo/ecoli.h5
 	$(BIN)/python examples/look.py demo/ecoli.h5
-	@echo "That was an untrained model: the numbers mean nothing yet. Next: $(BIN)/aminoglot models, and --model esm2-8m"
+	$(BIN)/python examples/map.py demo/ecoli.h5 examples/ecoli_proteome.fasta.gz demo/map.png
+	@echo "Look at demo/map.png. Next, with a larger model: $(BIN)/aminoglot models"
 
 # What CI runs.
 test: $(VENV)/installed-dev check
@@ -32,7 +33,7 @@ $(VENV)/bin/python:
 
 $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing, this takes a minute or two"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[plot]'
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt

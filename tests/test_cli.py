@@ -191,10 +191,13 @@ def test_layers_as_typed(words: list[str], layer: object) -> None:
     assert bound.arguments["options"].layer == layer
 
 
-def test_no_model_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Until a model is bundled the user names one; the message says which there are."""
+def test_without_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The one that comes with aminoglot is taken, and one line says when to take another."""
     (tmp_path / "a.fasta").write_bytes(b">a\nMKV\n")
-    assert status_of("embed", str(tmp_path / "a.fasta"), "-o", str(tmp_path / "a.h5")) == 1
+    assert status_of("embed", str(tmp_path / "a.fasta"), "-o", str(tmp_path / "a.h5")) == 0
     said = capsys.readouterr().err
-    assert "--model" in said
-    assert "esm2-650m" in said
+    assert "no model was named: aminoglot-5m" in said
+    assert "take a larger one, such as --model esm2-650m" in said
+    with aminoglot.open(tmp_path / "a.h5") as store:
+        assert store.provenance["model"] == "aminoglot-5m"
+        assert store["a"].shape == (256,)

@@ -6,6 +6,7 @@ import base64
 import html
 import io
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from aminoglot.errors import DependencyError
@@ -49,6 +50,11 @@ def png(drawn: Any) -> bytes:
     stream = io.BytesIO()
     drawn.savefig(stream, dpi=130, format="png")
     return stream.getvalue()
+
+
+def write(drawn: Any, path: Path) -> None:
+    """A figure as a PNG file."""
+    path.write_bytes(png(drawn))
 
 
 def image(name: str, content: bytes) -> str:

@@ -133,10 +133,7 @@ def test_wrong_words(driver: Driver, source: Path, out: Path, flags: tuple[str, 
         assert list(out.iterdir()) == []
 
 
-def test_no_model_and_no_input(driver: Driver, source: Path, out: Path) -> None:
-    without_model = driver.run(["embed", str(source), "-o", str(out / "x.h5")])
-    assert without_model.status == 1
-    assert "error: no model was named: add --model" in without_model.screen
+def test_no_input(driver: Driver, out: Path) -> None:
     without_input = driver.run(["embed", "-o", str(out / "x.h5"), "-m", MODEL])
     assert without_input.status in (1, 2)
     missing = driver.embed(out / "nothing.fasta", out / "x.h5")

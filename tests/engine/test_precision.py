@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aminoglot.checkpoints import resolve
+from aminoglot.checkpoints import BUNDLED, resolve
 from aminoglot.engine import Model, choose, hardware
 from aminoglot.packing import Packed
+from aminoglot.settings import BackendChoice
 from tests.engine.proteins import MIXED
 
 ECOLI = Path(__file__).parents[2] / ".." / "shared" / "data" / "proteomes" / "UP000000625_83333.ecoli.fasta.gz"
@@ -148,14 +149,19 @@ def read_fasta(path: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not ECOLI.is_file(), reason="needs the E. coli proteome in ../shared/data/proteomes")
-def test_bf16_is_close_on_real_proteins() -> None:
-    """Cosines of random weights are flattered by what all vectors share, so that is taken off once more."""
+@pytest.mark.parametrize("name", ["random:esm2-8m", BUNDLED])
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_bf16_is_close_on_real_proteins(backend: BackendChoice, name: str) -> None:
+    """Random weights, and trained ones, which have outliers.
+
+    Cosines are flattered by what all vectors share, so that is taken off once more.
+    """
     proteome = sorted((text for text in read_fasta(ECOLI) if len(text) <= 1_022), key=len)
     texts = proteome[50::190]
     assert len(texts) > 20
-    checkpoint = resolve("random:esm2-8m")
-    exact = Model(checkpoint, choose("cpu", "fp32")).embed(texts, per="both")
-    rounded = Model(checkpoint, choose("cpu", "bf16")).embed(texts, per="both")
+    checkpoint = resolve(name)
+    exact = Model(checkpoint, choose("cpu", "fp32", "torch")).embed(texts, per="both")
+    rounded = Model(checkpoint, choose("cpu", "bf16", backend)).embed(texts, per="both")
     for fp32, bf16, least in (
         (exact.protein, rounded.protein, 0.9999),
         (np.concatenate(exact.residue), np.concatenate(rounded.residue), 0.999),

@@ -22,11 +22,13 @@ No format's key or file name is known outside this room.
 
 from aminoglot.checkpoints.checkpoint import Checkpoint, missing, worth_saying
 from aminoglot.checkpoints.describe import describe
-from aminoglot.checkpoints.registry import KNOWN, Known
+from aminoglot.checkpoints.registry import BUNDLED, KNOWN, SMALL, Known
 from aminoglot.checkpoints.resolve import convert, language_t5, lost, resolve, write
 
 __all__ = [
+    "BUNDLED",
     "KNOWN",
+    "SMALL",
     "Checkpoint",
     "Known",
     "convert",

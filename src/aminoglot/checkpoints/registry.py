@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from aminoglot.models.family import SIZES, Config
+
+BUNDLED = "aminoglot-5m"
+"""The model that comes with aminoglot: what is taken where none is named."""
+SMALL = "it is small and serves for a first look; for work that counts take a larger one, such as --model esm2-650m"
+"""What a user who named no model should know of it."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ def _esm2(name: str, label: str) -> Known:
 KNOWN = {
     known.name: known
     for known in (
+        Known(BUNDLED, SIZES[BUNDLED], None, None, "Apache-2.0", "comes with aminoglot"),
         _esm2("esm2-8m", "8M"),
         _esm2("esm2-35m", "35M"),
         _esm2("esm2-150m", "150M"),
@@ -51,3 +58,8 @@ KNOWN = {
 def find(name: str) -> Known | None:
     """Look a model up by our name, its Hugging Face id, or fair-esm's name."""
     return next((k for k in KNOWN.values() if name in (k.name, k.repository, k.fair_esm)), None)
+
+
+def bundled() -> Path:
+    """The folder of the model that comes with aminoglot, in Hugging Face's layout."""
+    return Path(__file__).parent.parent / "assets" / BUNDLED

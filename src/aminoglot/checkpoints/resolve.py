@@ -108,6 +108,8 @@ def _existing(model: str) -> Path | None:
 
 
 def _known(known: registry.Known) -> Checkpoint:
+    if known.name == registry.BUNDLED:
+        return huggingface.read(registry.bundled(), known.name)
     if known.repository is None:
         raise ModelError(
             f"{known.name}: only NVIDIA may pass this model on. Get {known.elsewhere}, and name the file's path "

@@ -8,11 +8,11 @@ def models() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from aminoglot.checkpoints import KNOWN, hub
+    from aminoglot.checkpoints import BUNDLED, KNOWN, hub
 
     table = Table("name", "parameters", "source", "licence", "on this machine", box=None)
     for known in KNOWN.values():
-        here = (known.repository and hub.cached(known.repository)) or hub.torch_hub(known)
+        here = known.name == BUNDLED or (known.repository and hub.cached(known.repository)) or hub.torch_hub(known)
         table.add_row(
             known.name,
             f"{known.config.parameters / 1e6:,.0f} M",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -13,15 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aminoglot import drawing
 from aminoglot.corpus.reader import SPLITS, Corpus, read_rows
 from aminoglot.corpus.recipes import CANONICAL
 from aminoglot.corpus.samples import IGNORED, ESM2Samples, Hidden, Masked, ProtT5nvSamples
 from aminoglot.corpus.tables import MEMBER_STARTS
-from aminoglot.errors import DependencyError, OutputError
+from aminoglot.errors import OutputError
 from aminoglot.jobs.storage import explained
 from aminoglot.tokens import ESM2_ALPHABET, PROTT5NV_ALPHABET
 
-_BLUE, _ORANGE = "#33658a", "#e07a2f"
 _LONGEST = 2_000
 _BLOCK = 1 << 20
 _COUNTED = 20_000_000
@@ -57,10 +55,6 @@ def pictures(corpus: Corpus) -> dict[str, bytes]:
     Raises:
         DependencyError: without matplotlib.
     """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise DependencyError("pictures need matplotlib: pip install 'aminoglot[plot]'") from error
     drawn = {"lengths": _draw_lengths(corpus), "composition": _draw_composition(corpus)}
     if corpus.members is not None:
         drawn["cluster sizes"] = _draw_sizes(corpus)
@@ -68,20 +62,8 @@ def pictures(corpus: Corpus) -> dict[str, bytes]:
 
 
 def _figure(title: str, below: str) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure  # not pyplot, whose backend is the user's
-
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_title(title, fontsize=11, loc="left")
-    axes.set_xlabel(below)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _png(figure: Any) -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, dpi=130, format="png")
-    return stream.getvalue()
+    figure = drawing.figure()
+    return figure, drawing.plain(figure.add_subplot(), title, below)
 
 
 def _draw_lengths(corpus: Corpus) -> bytes:
@@ -90,7 +72,7 @@ def _draw_lengths(corpus: Corpus) -> bytes:
     held = {"representatives": corpus.representatives}
     if corpus.members is not None:
         held = {"members": corpus.members, **held}
-    for (name, sequences), colour in zip(held.items(), (_BLUE, _ORANGE), strict=False):
+    for (name, sequences), colour in zip(held.items(), (drawing.BLUE, drawing.ORANGE), strict=False):
         total = np.zeros(len(edges) - 1)
         for first in range(0, len(sequences), _BLOCK):
             lengths = sequences.lengths(first, min(first + _BLOCK, len(sequences)))
@@ -100,7 +82,7 @@ def _draw_lengths(corpus: Corpus) -> bytes:
     axes.axvline(limit, color="black", linewidth=0.8, linestyle=":", label=f"a sample holds {limit:,}")
     axes.set_ylabel("proteins")
     axes.legend(frameon=False, fontsize=9)
-    return _png(figure)
+    return drawing.png(figure)
 
 
 def _draw_sizes(corpus: Corpus) -> bytes:
@@ -110,11 +92,11 @@ def _draw_sizes(corpus: Corpus) -> bytes:
     figure, axes = _figure("How many members a cluster has", "members")
     ranges = [(int(low + 0.5), int(high - 0.5)) for low, high in pairwise(edges)]
     labels = [f"{first} to {last}" if first < last else str(last) for first, last in ranges]
-    axes.bar(range(len(total)), total, color=_BLUE)
+    axes.bar(range(len(total)), total, color=drawing.BLUE)
     axes.set_xticks(range(len(total)), labels, fontsize=8, rotation=20)
     axes.set_yscale("log")
     axes.set_ylabel("clusters")
-    return _png(figure)
+    return drawing.png(figure)
 
 
 def composition(corpus: Corpus) -> dict[str, float]:
@@ -131,10 +113,10 @@ def _draw_composition(corpus: Corpus) -> bytes:
     shares = composition(corpus)
     order = sorted(shares, key=lambda letter: -shares[letter])
     figure, axes = _figure("Which residues the training set's representatives have", "residue (orange: none of the 20)")
-    colours = [_BLUE if letter in CANONICAL else _ORANGE for letter in order]
+    colours = [drawing.BLUE if letter in CANONICAL else drawing.ORANGE for letter in order]
     axes.bar(order, [100 * shares[letter] for letter in order], color=colours)
     axes.set_ylabel("percent")
-    return _png(figure)
+    return drawing.png(figure)
 
 
 def sample_rows(corpus: Corpus, count: int = 6) -> Iterator[tuple[str, str]]:
@@ -173,29 +155,22 @@ def _hidden_html(sample: Hidden) -> str:
     )
 
 
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-td {{ padding: .1rem 1.2rem .1rem 0; vertical-align: top }} td + td {{ text-align: right }} img {{ max-width: 100% }}
-p.sample {{ font-family: ui-monospace, monospace; font-size: 13px; overflow-wrap: anywhere }} i {{ color: #888 }}
-b.hidden {{ background: #33658a; color: white }} b.replaced {{ background: #e07a2f; color: white }}
-b.kept {{ background: #cfe3cf }} small {{ color: #666 }}</style>
-<h1>{title}</h1><table>{counts}</table>{pictures}<h2>Samples</h2>
-<p><small>Blue: hidden (what stood there is shown). Orange: replaced by another. Green: scored, but left. Hover for
-more.</small></p>{samples}</html>
-"""
+_STYLE = """td + td { text-align: right } i { color: #888 }
+p.sample { font-family: ui-monospace, monospace; font-size: 13px; overflow-wrap: anywhere }
+b.hidden { background: #33658a; color: white } b.replaced { background: #e07a2f; color: white }
+b.kept { background: #cfe3cf }"""
+_LEGEND = """<h2>Samples</h2><p><small>Blue: hidden (what stood there is shown). Orange: replaced by another. Green:
+scored, but left. Hover for more.</small></p>"""
 
 
 def page(corpus: Corpus, drawn: Mapping[str, bytes]) -> str:
     """All of it as one HTML file that needs no other."""
     rows = "".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(v)}</td></tr>" for k, v in counts(corpus))
-    images = "".join(
-        f'<p><img alt="{name}" src="data:image/png;base64,{base64.b64encode(png).decode()}"></p>'
-        for name, png in drawn.items()
-    )
     samples = "".join(
         f'<p class="sample"><small>{html.escape(name)}</small><br>{text}</p>' for name, text in sample_rows(corpus)
     )
-    return _PAGE.format(title=html.escape(corpus.folder.name), counts=rows, pictures=images, samples=samples)
+    body = f"<table>{rows}</table>{drawing.images(drawn)}{_LEGEND}{samples}"
+    return drawing.page(corpus.folder.name, body, _STYLE)
 
 
 def write(corpus: Corpus, folder: Path) -> list[Path]:

@@ -38,7 +38,7 @@ def embed(
         inputs: a file, a folder, or several: what ``aminoglot embed`` takes.
         output: the file to write; its suffix is its format.
         model: ``esm2-8m`` ... ``esm2-15b``, a Hugging Face id, a folder, a fair-esm ``.pt``, a ``.nemo`` file, or
-            ``random:esm2-8m``.
+            ``random:esm2-8m``; unless named the small one that comes with aminoglot.
         per: ``protein``, ``residue``, or ``both`` (then two files).
         layer: a number (0 is the embedding, -1 the last layer), several, or ``all``.
         pool: how residues become one vector: ``mean``, ``max``, or ``cls``; special tokens are in neither mean nor max.

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from aminoglot.checkpoints import resolve
+from aminoglot.checkpoints import BUNDLED, SMALL, resolve
 from aminoglot.checkpoints.checkpoint import HEAD_NOTES
-from aminoglot.checkpoints.resolve import choices
 from aminoglot.embedding import report as reporting
 from aminoglot.embedding.estimate import estimate
 from aminoglot.embedding.export import export, outputs, table_path
@@ -28,7 +27,7 @@ from aminoglot.embedding.reuse import Reuse
 from aminoglot.embedding.store import verify
 from aminoglot.embedding.task import EmbeddingTask
 from aminoglot.engine import Model, choose
-from aminoglot.errors import AminoglotError, InputError, JobError, OutputError, listing, plural
+from aminoglot.errors import AminoglotError, JobError, OutputError, listing, plural
 from aminoglot.jobs import Audit, JobFolder, Manifest, Plan, Policy, Status, audit, changes, make_plan, read_plan, run
 from aminoglot.jobs.run import left
 from aminoglot.jobs.storage import READ_ONLY
@@ -69,7 +68,8 @@ def embed(inputs: Sequence[str | Path], output: str | Path, options: Options, re
     output = Path(output).expanduser()
     check_suffix(output)
     if options.model is None:
-        raise InputError(f"no model was named: add --model. Choose from {choices()}")
+        options = replace(options, model=BUNDLED)
+        report.note(f"no model was named: {BUNDLED} is taken, which comes with aminoglot; {SMALL}")
     if output.name in ("", ".."):
         raise OutputError(f"{str(output)!r} names no file to write")
     if len(os.fsencode(output.name)) > _LONGEST_NAME:

@@ -24,7 +24,7 @@ class Options:
 
     Attributes:
         model: esm2-8m ... esm2-15b, a Hugging Face id, a folder, a fair-esm .pt, a .nemo file (prott5nv.nemo), or
-            random:esm2-8m (see `aminoglot models`).
+            random:esm2-8m (see `aminoglot models`); unless named aminoglot-5m, the small one that comes with aminoglot.
         per: One vector a protein, one a residue, or both (then two files).
         layer: Layer number, several, or all. 0 is the embedding, -1 the last layer.
         pool: How residues become one vector; special tokens count in neither mean nor max.

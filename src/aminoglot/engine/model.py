@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aminoglot.checkpoints import Checkpoint, missing, resolve, worth_saying
+from aminoglot.checkpoints import BUNDLED, Checkpoint, missing, resolve, worth_saying
 from aminoglot.engine.embed import NOT_FINITE, Embedded, embed, not_finite
 from aminoglot.engine.forward import LEAST_TOKENS, Forward
 from aminoglot.engine.hardware import NARROW, Hardware, choose
@@ -55,7 +55,7 @@ class Embeddings(NamedTuple):
 
 
 def load(
-    model: str | PathLike[str],
+    model: str | PathLike[str] = BUNDLED,
     *,
     device: str = "auto",
     precision: PrecisionChoice = "auto",
@@ -65,7 +65,7 @@ def load(
 
     Args:
         model: ``esm2-8m`` ... ``esm2-15b``, a Hugging Face id, a folder or file in any format that docs/checkpoints.md
-            lists (a ``.pt``, a ``.nemo``), or ``random:esm2-8m``.
+            lists (a ``.pt``, a ``.nemo``), or ``random:esm2-8m``; unless named the small one that comes with aminoglot.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         precision: ``auto`` (bf16 where the device multiplies it natively, else fp32), ``fp32`` or ``bf16``; on CUDA
             also ``fp16`` (what auto takes on Volta) and ``fp8`` (Hopper).

@@ -83,6 +83,7 @@ class ESM2Config:
 
 SIZES = {
     "esm2-tiny": ESM2Config(layers=2, hidden=32, heads=2),
+    "aminoglot-5m": ESM2Config(layers=6, hidden=256, heads=4),
     "esm2-8m": ESM2Config(layers=6, hidden=320, heads=20),
     "esm2-35m": ESM2Config(layers=12, hidden=480, heads=20),
     "esm2-150m": ESM2Config(layers=30, hidden=640, heads=20),
@@ -90,7 +91,8 @@ SIZES = {
     "esm2-3b": ESM2Config(layers=36, hidden=2560, heads=40),
     "esm2-15b": ESM2Config(layers=48, hidden=5120, heads=40),
 }
-"""All released sizes by name, and ``esm2-tiny``, which exists for tests and was never trained by anyone."""
+"""All released sizes by name; ``aminoglot-5m``, the shape of the model that comes with aminoglot; and ``esm2-tiny``,
+which exists for tests and was never trained by anyone."""
 
 
 def rotary_frequencies(head_size: int) -> Tensor:

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aminoglot import drawing
 from aminoglot.checkpoints import Checkpoint, write
 from aminoglot.corpus import Corpus
 from aminoglot.corpus.show import composition
-from aminoglot.errors import DependencyError
 from aminoglot.jobs.storage import write_whole
 from aminoglot.models.family import Network, family_of
 from aminoglot.pretrain import record
@@ -26,7 +26,6 @@ from aminoglot.tokens import Alphabet
 from aminoglot.version import __version__
 
 MODEL, PICTURE, CARD = "model", "loss.png", "README.md"
-_BLUE, _ORANGE, _GREY = "#33658a", "#e07a2f", "#888888"
 _SMOOTHED = 0.02
 
 
@@ -57,36 +56,28 @@ def draw(folder: Path) -> Path:
     Raises:
         DependencyError: without matplotlib.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise DependencyError("the picture needs matplotlib: pip install 'aminoglot[plot]'") from error
     lines = list(record.lines(folder))
     trained = [line for line in lines if "loss" in line]
     held_out = [line for line in lines if "validation" in line]
-    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    figure = drawing.figure(8, 5.5)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     updates = [line["update"] for line in trained]
     losses = np.array([line["loss"] for line in trained])
-    above.plot(updates, losses, color=_BLUE, linewidth=0.5, alpha=0.3)
-    above.plot(updates, _smooth(losses), color=_BLUE, label="training, smoothed")
+    above.plot(updates, losses, color=drawing.BLUE, linewidth=0.5, alpha=0.3)
+    above.plot(updates, _smooth(losses), color=drawing.BLUE, label="training, smoothed")
     above.plot(
         [line["update"] for line in held_out],
         [line["validation"]["loss"] for line in held_out],
         "o-",
-        color=_ORANGE,
+        color=drawing.ORANGE,
         markersize=3,
         label="held out",
     )
-    above.set_ylabel("loss (nats a target)")
-    above.legend(frameon=False)
-    below.plot(updates, [line["rate"] for line in trained], color=_GREY)
-    below.set_ylabel("learning rate")
-    below.set_xlabel("update")
-    for axes in (above, below):
-        axes.spines[["top", "right"]].set_visible(False)
+    drawing.plain(above, beside="loss (nats a target)").legend(frameon=False)
+    below.plot(updates, [line["rate"] for line in trained], color=drawing.GREY)
+    drawing.plain(below, below="update", beside="learning rate")
     path = folder / PICTURE
-    write_whole(path, lambda partial: figure.savefig(partial, dpi=130, format="png"))
+    write_whole(path, lambda partial: drawing.write(figure, partial))
     return path
 
 

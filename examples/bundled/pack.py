@@ -1,0 +1,138 @@
+"""The bundled model's files, from the run that trained it.
+
+    python examples/bundled/pack.py RUN OUT [FLIP]
+
+Writes RUN's exported model into the folder OUT, its numbers in 16 bits, and OUT/README.md, its card. FLIP is the folder
+that ``aminoglot flip`` wrote for it; without one the card says nothing of what its embeddings are good for.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+NAME = "aminoglot-5m"
+HELD_OUT_TASKS = {
+    "secondary_structure": "secondary structure (3 classes)",
+    "conservation": "conservation (9 classes)",
+    "scl": "localization (10 classes)",
+    "gb1": "GB1 variants",
+}
+
+INTRODUCTION = """# {name}
+
+A small protein language model, an ESM-2 of 6 layers, width 256 and 4 heads: {parameters:,} parameters. It comes with
+aminoglot so that everything works at once, without a download and on a laptop. It was trained by `aminoglot pretrain`,
+from random weights, on {clusters:,} clusters of real proteins: {tokens} million tokens in {updates:,} updates. ESM-2's
+own were trained on about a trillion.
+
+## What it is for
+
+A first look, tests, teaching: it knows how proteins are composed and something of what stands beside what. **Take a
+larger one for work that counts**: `--model esm2-650m`, or `esm2-8m` where that must be small.
+
+Do not use it to score mutations, to predict contacts (its contact head was never fitted, and the files have none), to
+judge whether a protein works or is harmful, or for anything a person's health depends on. It saw mostly proteins of
+{organisms}; of viruses, plants and animals it saw little beside Swiss-Prot's eukaryotes.
+"""
+
+MADE = """
+## How it was made
+
+    python examples/bundled/prepare.py DATA .
+    aminoglot corpus build --fasta proteins.fasta.gz --exclude excluded.fasta.gz -o corpus
+    aminoglot pretrain configs/bundled.toml --corpus corpus -o run
+    python examples/bundled/pack.py run {name}
+
+DATA holds reference proteomes and Swiss-Prot's eukaryotes (UniProt, CC BY 4.0), samples of UniRef, and FLIP's sets. All
+validation and test proteins of FLIP's secondary structure (both sets), conservation and localization, and GB1's bare
+domain, were kept out of training, and with them every protein in which MMseqs2 finds one of them at 50 % identity over
+80 % of its length (`--exclude`). What that cannot exclude: relatives of less than 50 % identity, which may still have
+the same fold, and what MMseqs2 does not find. What it excluded, and the run's settings:
+
+```json
+{settings}
+```
+
+Licence: Apache-2.0.
+"""
+
+
+def lines(run: Path) -> Iterator[dict[str, Any]]:
+    """What the run's log says."""
+    for line in (run / "log.jsonl").read_text().splitlines():
+        yield json.loads(line)
+
+
+def weights(run: Path, out: Path) -> int:
+    """Write the weights in 16 bits; how many there are."""
+    out.mkdir(parents=True, exist_ok=True)
+    tensors = load_file(run / "model" / WEIGHTS)
+    largest = max(float(tensor.abs().max()) for tensor in tensors.values())
+    if largest > torch.finfo(torch.float16).max:
+        raise SystemExit(f"a weight of {largest:g} does not fit into 16 bits")
+    save_file({key: tensor.half() for key, tensor in tensors.items()}, out / WEIGHTS, {"format": "pt"})
+    shutil.copyfile(run / "model" / CONFIG, out / CONFIG)
+    return sum(tensor.numel() for tensor in tensors.values())
+
+
+def held_out(run: Path) -> str:
+    """The table of the run's own card: this model, the same untrained, letter frequencies, chance."""
+    text = (run / "model" / CARD).read_text()
+    table = text.split("## Held out\n")[1].split("Perplexities")[0].strip()
+    chance = f"| one of 20 residues at random | {math.log(20):.4f} | 20.000 | 5.00% |"
+    return f"\n## On proteins that were held out\n\n{table}\n{chance}\n"
+
+
+def harness(flip: Path) -> str:
+    """What its embeddings are good for, by ``aminoglot flip``."""
+    from aminoglot.evaluate.results import card_table
+
+    return "\n## Its embeddings, frozen\n\n" + card_table(json.loads((flip / "results.json").read_text()))
+
+
+def card(run: Path, flip: Path | None, parameters: int) -> str:
+    """The card, every number from what the run and the harness left."""
+    asked = json.loads((run / "run.json").read_text())["config"]
+    made = [line for line in lines(run) if "loss" in line]
+    tokens = sum(line["tokens"] for line in made) / len(made) * asked["schedule"]["updates"] / 1e6
+    text = (run / "model" / CARD).read_text()
+    blocks = [json.loads(part.split("```")[0]) for part in text.split("```json\n")[1:]]
+    corpus = blocks[1]["stages"]
+    clusters = int(text.split(" clusters of proteins")[0].split()[-1].replace(",", ""))
+    settings = {key: asked[key] for key in ("model", "batch", "optimizer", "schedule", "seed")}
+    parts = [
+        INTRODUCTION.format(
+            name=NAME,
+            parameters=parameters,
+            clusters=clusters,
+            tokens=round(tokens),
+            updates=asked["schedule"]["updates"],
+            organisms="bacteria, yeasts, other fungi and unicellular parasites",
+        ),
+        held_out(run),
+        harness(flip) if flip is not None else "",
+        MADE.format(name=NAME, settings=json.dumps({**settings, "corpus": corpus}, indent=1)),
+    ]
+    return "".join(parts)
+
+
+def main() -> None:
+    run, out = Path(sys.argv[1]), Path(sys.argv[2])
+    parameters = weights(run, out)
+    flip = Path(sys.argv[3]) if len(sys.argv) > 3 else None
+    (out / CARD).write_text(card(run, flip, parameters))
+    print(f"wrote {out}: {sum(path.stat().st_size for path in out.iterdir()) / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
