@@ -6,7 +6,8 @@
 
 Both see the same masked samples, of natural lengths, and train from random weights with fused AdamW in bf16 with
 float32 weights. Theirs: EsmForMaskedLM under autocast, batches grouped by length and padded, of several sizes; ours:
-several sizes of what is computed at once. Pads are not counted. Each setting runs in a process of its own; all are
+several sizes of what is computed at once. Our trainer tells the C library to keep freed memory, so theirs is tried with
+that too, and its better counts. Pads are not counted. Each setting runs in a process of its own; all are
 tried once, then the best of each is repeated, in turns; medians are compared.
 """
 
@@ -27,6 +28,7 @@ TOKENS = 16_384
 OURS = (2_048, 4_096, 8_192, 16_384)
 THEIRS = (8, 16, 32, 64)
 SECONDS = 40.0
+KEPT = "theirs, memory kept"
 
 WORKER = r"""
 import json, sys, time
@@ -108,7 +110,10 @@ def theirs(size):
         tokens += sum(update.lengths)
     return tokens / (time.perf_counter() - started), None
 
-rate, share = {"ours": ours, "theirs": theirs}[asked["who"]](asked["setting"])
+if asked["who"] != "theirs":
+    from aminoglot.engine.hardware import keep_freed_memory
+    keep_freed_memory()
+rate, share = (ours if asked["who"] == "ours" else theirs)(asked["setting"])
 print(json.dumps({"tokens_per_second": rate, "share_of_ceiling": share}))
 """
 
@@ -125,7 +130,7 @@ def measured(options: argparse.Namespace, who: str, setting: int) -> dict[str, A
         return {"tokens_per_second": 0.0, "share_of_ceiling": None}
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     share = f", {found['share_of_ceiling']:.2f} of the ceiling" if found["share_of_ceiling"] else ""
-    print(f"{who:7} {setting:7,} {found['tokens_per_second']:10,.0f} tokens/s{share}", flush=True)
+    print(f"{who:19} {setting:7,} {found['tokens_per_second']:10,.0f} tokens/s{share}", flush=True)
     return found
 
 
@@ -149,24 +154,26 @@ def main() -> None:
     options = parser.parse_args()
     tried = {
         who: {setting: measured(options, who, setting)["tokens_per_second"] for setting in settings}
-        for who, settings in (("ours", options.ours), ("theirs", options.theirs))
+        for who, settings in (("ours", options.ours), ("theirs", options.theirs), (KEPT, options.theirs))
     }
     best = {who: max(found, key=lambda setting: found[setting]) for who, found in tried.items()}
-    print(f"best: {best['ours']:,} tokens at once, {best['theirs']} proteins a padded batch")
-    repeats: dict[str, list[dict[str, Any]]] = {"ours": [], "theirs": []}
+    peer = max(("theirs", KEPT), key=lambda who: tried[who][best[who]])
+    best = {"ours": best["ours"], peer: best[peer]}
+    print(f"best: {best['ours']:,} tokens at once; {peer}, {best[peer]} proteins a padded batch")
+    repeats: dict[str, list[dict[str, Any]]] = {who: [] for who in best}
     for _ in range(options.repeats):
         for who, setting in best.items():
             repeats[who].append(measured(options, who, setting))
     rates = {who: statistics.median(one["tokens_per_second"] for one in found) for who, found in repeats.items()}
     share = statistics.median(one["share_of_ceiling"] for one in repeats["ours"])
     print(
-        f"ours {rates['ours']:,.0f} tokens/s, {share:.2f} of the ceiling; theirs {rates['theirs']:,.0f}; "
-        f"{rates['ours'] / rates['theirs']:.2f}x"
+        f"ours {rates['ours']:,.0f} tokens/s, {share:.2f} of the ceiling; {peer} {rates[peer]:,.0f}; "
+        f"{rates['ours'] / rates[peer]:.2f}x"
     )
     if options.json:
         machine = {"processor": processor(), "threads": os.cpu_count(), "python": platform.python_version()}
         found = {"machine": machine, "size": options.size, "device": options.device, "tried": tried, "best": best}
-        found |= {"rates": rates, "share_of_ceiling": share, "factor": rates["ours"] / rates["theirs"]}
+        found |= {"rates": rates, "share_of_ceiling": share, "factor": rates["ours"] / rates[peer]}
         options.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
