@@ -17,16 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from aminoglot.evaluate.results import read
 from safetensors.torch import load_file, save_file
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 NAME = "aminoglot-5m"
-HELD_OUT_TASKS = {
-    "secondary_structure": "secondary structure (3 classes)",
-    "conservation": "conservation (9 classes)",
-    "scl": "localization (10 classes)",
-    "gb1": "GB1 variants",
-}
 
 INTRODUCTION = """# {name}
 
@@ -94,10 +89,26 @@ def held_out(run: Path) -> str:
 
 
 def harness(flip: Path) -> str:
-    """What its embeddings are good for, by ``aminoglot flip``."""
-    from aminoglot.evaluate.results import card_table
-
-    return "\n## Its embeddings, frozen\n\n" + card_table(json.loads((flip / "results.json").read_text()))
+    """What its embeddings are good for, by ``aminoglot flip``: the published head on each kind of features."""
+    found = read(flip / "results.json")
+    kinds = ("model", "untrained", "one-hot", "composition")
+    text = [
+        "\n## Its embeddings, frozen\n",
+        "`aminoglot flip`: small heads on frozen features, all in one harness; the head that is named, its epoch chosen on",
+        f"validation; means of {found.seeds} seeds on the test set, in brackets limits by drawing test proteins anew.\n",
+        "| task, split | score, head | this model | the same, untrained | one-hot | composition |",
+        "|---|---|---|---|---|---|",
+    ]
+    for split in found.splits:
+        head = next(row.head for row in split.rows if row.published_head)
+        cells = []
+        for kind in kinds:
+            rows = [row for row in split.rows if row.features == kind and row.head == head and row.best_layer]
+            score = rows[0].scores[split.main] if rows else None
+            cells.append(f"{score.mean:.3f} ({score.low:.3f} to {score.high:.3f})" if score is not None else "")
+        what = f"{split.title}, `{split.split}`"
+        text.append(f"| {what} | {split.score}, {head} | {' | '.join(cells)} |")
+    return "\n".join(text) + "\n"
 
 
 def card(run: Path, flip: Path | None, parameters: int) -> str:
