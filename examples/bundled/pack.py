@@ -94,8 +94,8 @@ def harness(flip: Path) -> str:
     kinds = ("model", "untrained", "one-hot", "composition")
     text = [
         "\n## Its embeddings, frozen\n",
-        "`aminoglot flip`: small heads on frozen features, all in one harness; the head that is named, its epoch chosen on",
-        f"validation; means of {found.seeds} seeds on the test set, in brackets limits by drawing test proteins anew.\n",
+        "`aminoglot flip`: small heads on frozen features, all in one harness; the head named, its epoch chosen on",
+        f"validation; means of {found.seeds} seeds on the test set, in brackets limits by drawing proteins anew.\n",
         "| task, split | score, head | this model | the same, untrained | one-hot | composition |",
         "|---|---|---|---|---|---|",
     ]

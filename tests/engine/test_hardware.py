@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from typing import Any, cast
 
 import pytest
 import torch
 
-from aminoglot.engine import choose
+from aminoglot.engine import choose, hardware
 from aminoglot.errors import InputError
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
@@ -118,3 +121,39 @@ def test_a_precision_nobody_knows_is_refused(precision: Any) -> None:
     """fp16 on a CPU above all: its range is too small for ESM-2."""
     with pytest.raises(InputError, match="fp32"):
         choose("cpu", cast("Any", precision))
+
+
+@pytest.mark.parametrize(
+    "trouble", [OSError("no C library by that name"), AttributeError("mallopt"), TypeError("None")]
+)
+def test_memory_is_kept_where_the_c_library_can(trouble: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """musl has no mallopt, macOS none, Windows no library without a name: training goes on without."""
+    asked: list[str | None] = []
+
+    def library(name: str | None) -> object:
+        asked.append(name)
+        raise trouble
+
+    monkeypatch.setattr(hardware.ctypes, "CDLL", library)
+    hardware.keep_freed_memory()
+    assert asked == [None]
+
+
+def test_memory_is_kept() -> None:
+    """In a process of its own, for it cannot be taken back: what was freed is used again, not given to the system."""
+    code = (
+        "import resource, torch\n"
+        "from aminoglot.engine.hardware import keep_freed_memory\n"
+        "keep_freed_memory()\n"
+        "def faults():\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "torch.ones(20_000_000)\n"
+        "before = faults()\n"
+        "for _ in range(20):\n"
+        "    torch.ones(20_000_000)\n"
+        "print(faults() - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    if platform.libc_ver()[0] == "glibc":
+        assert int(done.stdout) < 20_000, "20 times 80 MB are 390,000 pages of 4 KiB"
