@@ -87,7 +87,7 @@ class Embedder:
             long=self._options.long,
             precision=self._options.precision,
             device=self._options.device,
-            dtype="float16",
+            dtype="float16" if task.per == "residue" else "float32",  # variants of one protein differ by little
         )
         there = path.exists()
         started = time.monotonic()

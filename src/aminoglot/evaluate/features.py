@@ -158,17 +158,17 @@ class Embeddings:
         self._rows = rows
 
     @cached_property
-    def _mapped(self) -> NDArray[np.float16]:
+    def _mapped(self) -> NDArray[Any]:
         """All rows, [R, C, D]."""
         mapped = mapped_tensor(self.path, "embeddings")
         if len(mapped) != self._rows:
             raise OutputError(f"{self.path}: {len(mapped):,} rows where {self._rows:,} should be; remove it")
         return mapped
 
-    def of(self, block: Block, place: int) -> NDArray[np.float16]:
-        """A block's rows of the layer at a place of the list, [N, D] or [T, D]; nothing is read yet."""
+    def of(self, block: Block, place: int) -> NDArray[Any]:
+        """A block's rows of the layer at a place of the list, float32 [N, D] or float16 [T, D]; nothing is read yet."""
         first = self._first[block.digest]
-        rows: NDArray[np.float16] = self._mapped[first : first + block.rows, place]
+        rows: NDArray[Any] = self._mapped[first : first + block.rows, place]
         return rows
 
 
@@ -180,7 +180,7 @@ class Embedded(Features):
         self._embeddings, self._place = embeddings, place
         self.fingerprint = {"features": "embedding", "model": network.digest, "layer": self.layer, **made}
 
-    def of(self, block: Block) -> NDArray[np.float16]:
+    def of(self, block: Block) -> NDArray[Any]:
         return self._embeddings.of(block, self._place)
 
 

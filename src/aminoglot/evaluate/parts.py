@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from aminoglot.jobs.storage import explained, write_whole
 
-VERSION = 1
+VERSION = 2
 """Changes whenever the same options would give other numbers."""
 _VALIDATION = "validation"
 

@@ -1,4 +1,4 @@
-"""Pictures of a split: bars beside baselines, what is taken for what, learning curves, layers."""
+"""Pictures of a split: bars beside baselines, confusion, learning curves, layers."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def _label(row: Row) -> str:
 
 
 def confusion(split: SplitResult) -> bytes:
-    """Of what is one class, how much was told to be each."""
+    """Of each actual class, how much was predicted to be each."""
     counts = np.array(split.confusion, np.float64)
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     size = 3.4 + 0.42 * len(counts)
     drawn = figure(size + 0.6, size)
     row = split.chosen("model")
     head = f": {row.head}" if row else ""
-    axes = plain(drawn.add_subplot(), f"Share of each class told as ...{head}", "told", "is")
+    axes = plain(drawn.add_subplot(), f"Share of each class{head}", "predicted", "actual")
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     names = [name.replace("_", " ") for name in split.classes]
     long = max(map(len, names)) > 2
@@ -72,7 +72,7 @@ def _of_one_seed(split: SplitResult) -> NDArray[np.int64]:
 
 
 def scatter(split: SplitResult, told: NDArray[Any], actual: NDArray[Any]) -> bytes:
-    """Told against measured, the mean of all seeds; of many proteins some thousands."""
+    """Predicted against measured, the mean of all seeds; of many proteins some thousands."""
     mean = np.asarray(told, np.float64).mean(axis=0)
     chosen = np.random.default_rng(0).permutation(len(actual))[:_DOTS]
     drawn = figure(5.2, 4.8)
@@ -80,7 +80,7 @@ def scatter(split: SplitResult, told: NDArray[Any], actual: NDArray[Any]) -> byt
     score = row.scores["spearman"].mean if row else 0.0
     title = f"{row.head if row else ''}: Spearman {score:.3f}"
     unit = f" ({split.unit})" if split.unit else ""
-    axes = plain(drawn.add_subplot(), title, f"measured{unit}", f"told{unit}")
+    axes = plain(drawn.add_subplot(), title, f"measured{unit}", f"predicted{unit}")
     axes.plot(actual[chosen], mean[chosen], ".", color=BLUE, markersize=3, alpha=0.35, markeredgewidth=0)
     low, high = float(min(actual.min(), mean.min())), float(max(actual.max(), mean.max()))
     axes.plot([low, high], [low, high], color=GREY, linewidth=0.8)
@@ -102,7 +102,8 @@ def curves(split: SplitResult) -> bytes:
                     range(1, len(losses) + 1), losses[:, seed], style, color=COLOURS[row.features],
                     linewidth=1, alpha=0.8, label=label,
                 )  # fmt: skip
-    axes.legend(frameon=False, title="dashed: training", alignment="left")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False, title="dashed: training", alignment="left", loc="center left", bbox_to_anchor=(1, 0.5))
     return png(drawn)
 
 
@@ -149,7 +150,7 @@ def pictures(split: SplitResult, told: NDArray[Any], actual: NDArray[Any]) -> It
     if split.kind == "classes":
         yield "confusion", confusion(split)
     else:
-        yield "told and measured", scatter(split, told, actual)
+        yield "predicted and measured", scatter(split, told, actual)
     yield "learning curves", curves(split)
     if len({row.layer for row in split.rows if row.features == "model"}) > 1:
         yield "layers", layers(split)

@@ -114,7 +114,7 @@ class Task:
         return len(self.classes) or 1
 
 
-_RESIDUES = Recipe(epochs=10, rate=1e-3, batch=64)
+_RESIDUES = Recipe(epochs=10, rate=1e-3, batch=64, updates=0)
 _PROTEINS = Recipe(epochs=20, rate=5e-4, batch=64, hidden=256)
 _NUMBERS = Recipe(epochs=20, rate=5e-4, batch=32, hidden=128)
 _LOCALIZATIONS = (
