@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -197,8 +196,8 @@ def _fasta(path: Path) -> Iterator[_Record]:
     start = 0
     with Source(str(path), path).open() as stream:
         try:
-            for number, raw in enumerate(io.TextIOWrapper(stream, encoding="utf-8"), 1):
-                text = raw.strip()
+            for number, raw in enumerate(stream, 1):
+                text = raw.decode().strip()
                 if text.startswith(">"):
                     if words is not None:
                         yield _Record(words, "".join(lines), start)
@@ -318,7 +317,7 @@ def table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, s
     """
     with Source(str(path), path).open() as stream:
         try:
-            rows = csv.DictReader(io.TextIOWrapper(stream, encoding="utf-8", newline=""))
+            rows = csv.DictReader(line.decode() for line in stream)
             if missing := [name for name in columns if name not in (rows.fieldnames or ())]:
                 raise InputError(f"{path}, line 1: no column {', '.join(missing)}; there are {rows.fieldnames}")
             empty = True

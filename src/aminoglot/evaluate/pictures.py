@@ -18,9 +18,10 @@ _DOTS = 4_000
 
 def bars(split: SplitResult) -> bytes:
     """The main score of every head at its best layer: limits of the bootstrap as lines, seeds as dots."""
-    rows = [row for row in split.rows if row.best_layer]
-    drawn = figure(8, 0.9 + 0.34 * len(rows))
-    axes = plain(drawn.add_subplot(), f"{split.title}, {split.split}", split.score)
+    rows = split.best_rows
+    drawn = figure(8, 0.9 + 0.34 * len(rows) + 0.2 * len(split.marks))
+    below = "\n".join([split.score, *(f"* {mark}" for mark in split.marks)])
+    axes = plain(drawn.add_subplot(), f"{split.title}, {split.split}", below)
     for place, row in enumerate(reversed(rows)):
         score = row.scores[split.main]
         axes.barh(place, score.mean, color=COLOURS[row.features], alpha=1 if row.chosen else 0.45, height=0.7)

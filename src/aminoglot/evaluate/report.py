@@ -114,7 +114,7 @@ def _summary(results: Results) -> str:
     for split in results.splits:
         cells = [
             html.escape(split.title),
-            html.escape(split.split) + _marks(_split_marks(split)),
+            html.escape(split.split) + _marks(split.marks),
             html.escape(split.score),
         ]
         for kind in kinds:
@@ -130,7 +130,7 @@ def _summary(results: Results) -> str:
         for one in split.differences:
             cells = [
                 html.escape(split.title),
-                html.escape(split.split) + _marks(_split_marks(split)),
+                html.escape(split.split) + _marks(split.marks),
                 html.escape(one.over),
             ]
             added.append([*cells, f"{one.value:+.3f} ({one.low:+.3f} to {one.high:+.3f})"])
@@ -169,7 +169,7 @@ def _traps(results: Results) -> str:
 
 
 def _split(results: Results, split: SplitResult, folder: Path) -> Iterator[str]:
-    yield f"<h2>{html.escape(split.title)}: {html.escape(split.split)}{_marks(_split_marks(split))}</h2>"
+    yield f"<h2>{html.escape(split.title)}: {html.escape(split.split)}{_marks(split.marks)}</h2>"
     yield _counts(split)
     yield _rows(split)
     if len(results.layers) > 1:
@@ -201,9 +201,7 @@ def _rows(split: SplitResult) -> str:
     """Our table: all heads on all kinds of features, of one harness."""
     metrics = list(split.rows[0].scores)
     rows, classes = [], []
-    for row in split.rows:
-        if not row.best_layer:
-            continue
+    for row in split.best_rows:
         head = html.escape(row.head if row.features != "none" else "") + (
             " (published head)" if row.published_head else ""
         )
@@ -242,10 +240,6 @@ def _published(rows: Iterable[Published]) -> str:
         for row in rows
     ]  # fmt: skip
     return _table(["split", "model", "network", "value", "metric", "head", "source", "note"], cells)
-
-
-def _split_marks(split: SplitResult) -> list[str]:
-    return list(dict.fromkeys(mark for row in split.rows for mark in row.marks))
 
 
 def _marks(marks: Sequence[str]) -> str:

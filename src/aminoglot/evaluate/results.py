@@ -122,6 +122,18 @@ class SplitResult:
     differences: list[Difference] = field(default_factory=list)
     confusion: list[list[int]] = field(default_factory=list)
 
+    @property
+    def best_rows(self) -> list[Row]:
+        """Each head at its best layer, by features and then by head."""
+        kinds, heads = ([getattr(row, name) for row in self.rows] for name in ("features", "head"))
+        best = [row for row in self.rows if row.best_layer]
+        return sorted(best, key=lambda row: (kinds.index(row.features), heads.index(row.head)))
+
+    @property
+    def marks(self) -> list[str]:
+        """Of all rows, each once."""
+        return list(dict.fromkeys(mark for row in self.rows for mark in row.marks))
+
     def chosen(self, features: str) -> Row | None:
         """The row that validation chose of one kind of features."""
         return next((row for row in self.rows if row.features == features and row.chosen), None)

@@ -16,6 +16,8 @@ from aminoglot.evaluate.tasks import Task
 from aminoglot.finetune.metrics import DRAWS, FEWER_DRAWS, Interval, spearman
 
 Floats = NDArray[np.float64]
+_AT_ONCE = 50
+"""Draws whose ranks are found at once."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,17 @@ def of_confusion(counts_RCC: NDArray[Any]) -> dict[str, Floats]:
     }
 
 
+def _rank_correlations(one: Floats, other: Floats) -> Floats:
+    """Spearman's of each row with its partner, [R]; 0 where either is constant. As metrics.spearman, row by row."""
+    from scipy.stats import rankdata
+
+    a, b = rankdata(one, axis=1), rankdata(other, axis=1)
+    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+    scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    found: Floats = np.divide((a * b).sum(axis=1), scale, out=np.zeros(len(a)), where=scale > 0)
+    return found
+
+
 def _of_numbers(
     task: Task, told: NDArray[Any], actual: NDArray[Any], owners: NDArray[np.int64], proteins: int
 ) -> tuple[dict[str, Floats], dict[str, Floats]]:
@@ -147,12 +160,12 @@ def _of_numbers(
     squares = (told - actual) ** 2
     weights = _weights(proteins, FEWER_DRAWS)
     mse = squares @ weights.T.astype(np.float64) / proteins
-    ranks = np.empty((len(told), FEWER_DRAWS))
-    for number, chosen in enumerate(draws(proteins, FEWER_DRAWS)):
-        ranks[:, number] = [spearman(row[chosen], actual[chosen]) for row in told]
+    drawn = draws(proteins, FEWER_DRAWS)
+    blocks = [drawn[first : first + _AT_ONCE] for first in range(0, len(drawn), _AT_ONCE)]
+    ranked = [[_rank_correlations(row[chosen], actual[chosen]) for chosen in blocks] for row in told]
     whole = {
         "spearman": np.array([spearman(row, actual) for row in told]),
         "mse": squares.mean(axis=1),
         "rmse": np.sqrt(squares.mean(axis=1)),
     }
-    return whole, {"spearman": ranks, "mse": mse, "rmse": np.sqrt(mse)}
+    return whole, {"spearman": np.stack([np.concatenate(row) for row in ranked]), "mse": mse, "rmse": np.sqrt(mse)}

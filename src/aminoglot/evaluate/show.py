@@ -19,7 +19,7 @@ def show(results: Results, console: Console | None = None) -> None:
     table = Table("task", "split", "score", *("constant" if kind == "none" else kind for kind in _KINDS), box=None)
     marks: dict[str, int] = {}
     for split in results.splits:
-        numbers = [marks.setdefault(mark, len(marks) + 1) for mark in _marks(split)]
+        numbers = [marks.setdefault(mark, len(marks) + 1) for mark in split.marks]
         sign = "".join(f" [{number}]" for number in numbers)
         cells = [_cell(split, kind) + (sign if split.chosen(kind) else "") for kind in _KINDS]
         table.add_row(split.task, split.split, split.score, *(cell.replace("[", "\\[") for cell in cells))
@@ -27,10 +27,6 @@ def show(results: Results, console: Console | None = None) -> None:
     for mark, number in marks.items():
         console.print(f"[{number}] {mark}", markup=False)
     console.print("Mean over seeds, ± their standard deviation; head and layer are validation's choice.", markup=False)
-
-
-def _marks(split: SplitResult) -> list[str]:
-    return list(dict.fromkeys(mark for row in split.rows for mark in row.marks))
 
 
 def _cell(split: SplitResult, kind: str) -> str:
