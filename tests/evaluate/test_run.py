@@ -57,8 +57,8 @@ def test_a_run_and_the_same_again(data: Path, tmp_path: Path, fits: list[str]) -
     outcome = evaluate(data, tmp_path / "out", screen, task=("secondary_structure", "scl", "gb1"))
     assert not outcome.complete, "the second test set and the second reading of GB1 are not here"
     assert outcome.found.left_out == [
-        f"secondary_structure sampled_648: no such file in {data}",
-        f"gb1 two_vs_rest: no such file in {data}",
+        "secondary_structure sampled_648: no file of it in the folder of --data",
+        "gb1 two_vs_rest: no file of it in the folder of --data",
     ]
     assert [(one.task, one.split) for one in outcome.found.splits] == [
         ("secondary_structure", "sampled"),
@@ -371,4 +371,4 @@ def test_a_folder_with_one_task_alone(tmp_path: Path) -> None:
     assert [one.split for one in outcome.found.splits] == ["sampled", "two_vs_rest"]
     assert not outcome.complete
     assert len(outcome.found.left_out) == 5
-    assert "left out: conservation sampled: no such file" in screen.text
+    assert "left out: conservation sampled: no file of it" in screen.text

@@ -111,7 +111,6 @@ class Nothing(Features):
     """No features, for what tells all proteins the same."""
 
     name: Name = "none"
-    says = "nothing"
 
     def __init__(self) -> None:
         self.fingerprint = {"features": self.name}

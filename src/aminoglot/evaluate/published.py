@@ -100,7 +100,7 @@ _SCHMIRLER_MODELS = (
 _SCHMIRLER_TASKS: tuple[tuple[TaskName, str, str, str], ...] = (
     ("meltome", "mixed_split", "spearman", ""),
     ("gb1", "three_vs_rest", "spearman", ""),
-    ("secondary_structure", "sampled", "accuracy", "364 proteins (NEW364), no sequence context when frozen"),
+    ("secondary_structure", "sampled", "accuracy", "364 proteins (NEW364)"),
     ("scl", "mixed_hard", "accuracy", "490 proteins (setHARD)"),
 )
 _FROZEN = (
@@ -126,7 +126,7 @@ def _schmirler() -> Iterator[Published]:
         for model, before, after in zip(_SCHMIRLER_MODELS, frozen, tuned, strict=True):
             yield Published(task, split, model, metric, _share(before), "frozen", head, _SCHMIRLER, note)
             how = "fine-tuned" if model in _FULL else "fine-tuned (LoRA)"
-            yield Published(task, split, model, metric, _share(after), how, head, _SCHMIRLER, note)
+            yield Published(task, split, model, metric, _share(after), how, None, _SCHMIRLER, note)
     for model, values in _RANDOM.items():
         for (task, split, metric, note), value in zip(_SCHMIRLER_TASKS, values, strict=True):
             how = "trained from random weights"

@@ -22,9 +22,9 @@ _KINDS = ("scores", "confusion", "predicted and measured", "learning curves", "l
 _STYLE = (
     "body { max-width: 72rem } td, th { white-space: nowrap } td.text { white-space: normal } "
     "tr.chosen { font-weight: 600 } .mark { background: #a63d40; color: white; font-size: 11px; padding: 0 .4em; "
-    "border-radius: .3em; font-weight: 400; white-space: normal } td.number { text-align: right } "
+    "border-radius: .3em; font-weight: 400; white-space: normal } "
     "table { margin: .6rem 0 } h2 { margin-top: 3rem } th { border-bottom: 1px solid #999 } code { font-size: 13px } "
-    ".wide { overflow-x: auto }"
+    ".wide { overflow-x: auto } .published td { white-space: normal; min-width: 3.5rem }"
 )
 METRICS = {
     "accuracy": "accuracy",
@@ -144,12 +144,14 @@ def _summary(results: Results) -> str:
 
 def _traps(results: Results) -> str:
     """What would mislead a reader who did not know it."""
-    found = [
-        "Accuracies of residues count resolved residues only (secondary structure), each residue once; intervals are "
-        "over proteins, because residues of one protein are not independent.",
-        "A convolution sees six residues on each side, the no-context head none: compare rows of one head.",
-    ]
+    found = []
     tasks = {split.task for split in results.splits}
+    if tasks & {"secondary_structure", "conservation"}:
+        found += [
+            "Accuracies of residues count each residue once, of secondary structure those that are resolved; intervals "
+            "are over proteins, because residues of one protein are not independent.",
+            "A convolution sees six residues on each side, the no-context head none: compare rows of one head.",
+        ]
     if "gb1" in tasks:
         found.append(
             "GB1: a constant, the mean of the training set, has errors as small as those published for large models, "
@@ -233,13 +235,21 @@ def _cell(score: Score) -> str:
 def _published(rows: Iterable[Published]) -> str:
     cells = [
         [
-            html.escape(row.split), html.escape(row.model), html.escape(row.trained), f"{row.value:g}",
+            html.escape(row.split), html.escape(row.model), html.escape(row.trained), _as_published(row.value),
             html.escape(METRICS[row.metric]), html.escape(row.head or "not said"), html.escape(row.source),
             html.escape(row.note),
         ]
         for row in rows
     ]  # fmt: skip
-    return _table(["split", "model", "network", "value", "metric", "head", "source", "note"], cells)
+    heading = ["split", "model", "network", "value", "metric", "head", "source", "note"]
+    return f'<div class="published">{_table(heading, cells)}</div>'
+
+
+def _as_published(value: float) -> str:
+    """All digits that were printed: three at least of what is below one, two of the rest."""
+    text = f"{value:g}"
+    digits = 3 if value < 1 else 2
+    return text if len(text.partition(".")[2]) > digits else f"{value:.{digits}f}"
 
 
 def _marks(marks: Sequence[str]) -> str:

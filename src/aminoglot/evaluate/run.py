@@ -137,7 +137,7 @@ def _read(options: Options, screen: Screen) -> tuple[list[flip.Split], list[str]
                     continue
                 download.fetch(task, name, folder, said=screen.say)
             elif name not in here and not asked and (not options.task or set(wanted) & set(here)):
-                left_out.append(f"{task.name} {name}: no such file in {folder}")
+                left_out.append(f"{task.name} {name}: no file of it in the folder of --data")
                 continue
             found.append(flip.read(folder, task, name))
     if not found:
