@@ -32,7 +32,19 @@ BELOW = {
         "version",
     },
     "embedding": {"errors", "settings", "screen", "sequences", "checkpoints", "engine", "jobs", "version"},
-    "commands": {"errors", "screen", "sequences", "checkpoints", "corpus", "embedding", "engine", "pretrain"},
+    "drawing": {"errors"},
+    "finetune": {
+        *("errors", "settings", "screen", "drawing", "tokens", "packing", "sequences", "mmseqs", "models"),
+        *("checkpoints", "engine", "jobs", "embedding", "version"),
+    },
+    "evaluate": {
+        *("errors", "settings", "screen", "drawing", "sequences", "models", "checkpoints", "engine", "jobs"),
+        *("embedding", "finetune", "version"),
+    },
+    "commands": {
+        *("errors", "screen", "sequences", "checkpoints", "corpus", "embedding", "engine", "pretrain", "finetune"),
+        "evaluate",
+    },
     "cli": {"errors", "version"},
 }
 """What each room may import. The command line names functions as text and imports none of them."""

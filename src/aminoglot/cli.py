@@ -22,6 +22,7 @@ app = App(
 )
 app.command("aminoglot.commands.embed:embed", name="embed", help="Embed proteins into one file.")
 app.command("aminoglot.commands.checkpoints:convert", name="convert", help="Write a model in another format.")
+app.command("aminoglot.commands.flip:flip", name="flip", help="Evaluate a model on FLIP's five tasks.")
 app.command("aminoglot.commands.checkpoints:inspect", name="inspect", help="Say what a model's files hold.")
 app.command("aminoglot.commands.corpus:app", name="corpus", help="Build, look at and exchange training sets.")
 app.command("aminoglot.commands.pretrain:pretrain", name="pretrain", help="Train a model from a file that says how.")

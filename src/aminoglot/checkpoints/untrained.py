@@ -22,10 +22,20 @@ def untrained(name: str, seed: int = SEED) -> Checkpoint:
     files. Only integer random numbers and exact float32 arithmetic are used, so that the weights are the same to the
     bit everywhere.
     """
-    config = SIZES[name]
+    return shaped(SIZES[name], f"random:{name}", seed)
+
+
+def shaped(config: Config, name: str, seed: int = SEED) -> Checkpoint:
+    """Random weights for any shape, drawn as :func:`untrained` draws them.
+
+    Args:
+        config: the shape.
+        name: what messages call it.
+        seed: other seeds, other weights.
+    """
     tensors = {key: _draw(key, shape, seed) for key, shape in _shapes(config).items()}
-    note = f"random:{name} was never trained: its embeddings mean nothing and serve tests and benchmarks only"
-    return Checkpoint(f"random:{name}", "untrained", config, tensors, (note,))
+    note = f"{name} was never trained: its embeddings mean nothing and serve tests and benchmarks only"
+    return Checkpoint(name, "untrained", config, tensors, (note,))
 
 
 def _shapes(config: Config) -> dict[str, torch.Size]:

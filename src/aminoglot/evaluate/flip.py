@@ -1,0 +1,428 @@
+"""FLIP's own files: which they are, and what they say.
+
+Residues' labels lie in three FASTA files: ``sequences.fasta``, ``SPLIT.fasta`` (labels, ``SET=`` and ``VALIDATION=`` in
+the headers) and, for secondary structure, ``mask.fasta`` (once called ``resolved.fasta``). Proteins' labels lie in one,
+``SPLIT.fasta`` with ``TARGET=`` in the headers, or in ``SPLIT.csv``: sequence, target, set, validation. All plain or
+compressed. Files are found by name and known by content; a rebuilt set has a name of its own.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from aminoglot.errors import InputError, listing, plural
+from aminoglot.evaluate.tasks import REBUILT, Counts, Task, is_rebuilt
+from aminoglot.sequences import LetterError, Source, clean
+
+MASKS = ("mask", "resolved")
+"""Names of the file that says which residues count, the newer first."""
+SUFFIXES = (".fasta", ".csv")
+_PACKED = ("", ".gz", ".bz2", ".xz", ".zst")
+_SETS = {"train": "train", "test": "test", "val": "validation", "validation": "validation"}
+_UNUSED = ("", "nan", "none", "pred")
+_YES, _NO = ("true", "1", "1.0"), ("false", "0", "0.0", *_UNUSED)
+_TENTH = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A labelled protein.
+
+    Attributes:
+        id: as the file has it, or ``row_1``, ... where it has none.
+        sequence: residues in capital letters.
+        label: a letter a residue, the name of a class, or a number as written.
+        mask: ``1`` where a residue counts; None where all do.
+    """
+
+    id: str
+    sequence: bytes
+    label: str
+    mask: str | None = None
+
+
+@dataclass
+class Split:
+    """A task's proteins, in the order of their file.
+
+    Attributes:
+        name: as users type it.
+        files: what was read, by name.
+        notes: what a user should know of them, a sentence each.
+        unused: proteins that their file puts into no set.
+    """
+
+    task: Task
+    name: str
+    train: list[Example] = field(default_factory=list)
+    validation: list[Example] = field(default_factory=list)
+    test: list[Example] = field(default_factory=list)
+    files: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
+    unused: int = 0
+
+    @property
+    def sets(self) -> dict[str, list[Example]]:
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(len(self.train), len(self.validation), len(self.test))
+
+    @property
+    def rebuilt(self) -> bool:
+        return is_rebuilt(self.name)
+
+    @property
+    def published_counts(self) -> Counts | None:
+        """Of FLIP's split of this name; of a rebuilt one, of what it stands for. None where they are not known."""
+        stands_for = self.name.removesuffix(f"_{REBUILT}")
+        return self.task.counts.get(self.task.card if stands_for == self.task.name else stands_for)
+
+    @property
+    def mismatch(self) -> str | None:
+        """What sets these counts apart from the published ones; None where nothing does, or none are known."""
+        expected = self.published_counts
+        if expected is None or expected == self.counts:
+            return None
+        if self.rebuilt:
+            return f"{self.name} has {self.counts} proteins (train / validation / test), what it stands for {expected}"
+        other = next((name for name, counts in self.task.counts.items() if counts == self.counts), None)
+        hint = f"; they are those of what is called {other} here" if other else ""
+        return (
+            f"{self.name} has {self.counts} proteins (train / validation / test), published are {expected}: "
+            f"another version, or not whole{hint}"
+        )
+
+
+class _Record(NamedTuple):
+    """A FASTA record: the words of its header, its lines joined, and where it begins."""
+
+    words: list[str]
+    text: str
+    line: int
+
+    @property
+    def values(self) -> dict[str, str]:
+        """``KEY=value`` words of the header. Values may hold any character but blanks (``Lysosome/Vacuole``)."""
+        found = (word.partition("=") for word in self.words[1:])
+        return {key.upper(): value for key, equals, value in found if equals}
+
+
+def splits_in(folder: Path, task: Task) -> list[str]:
+    """Names of a task's splits that lie in a folder."""
+    known = [*task.splits, *(f"{name}_{REBUILT}" for name in task.splits), f"{task.name}_{REBUILT}"]
+    return [name for name in known if _find(folder, task, name) is not None]
+
+
+def read(folder: Path, task: Task, name: str) -> Split:
+    """Read one split.
+
+    Args:
+        folder: with a folder for each task, or one task's own.
+        task: which.
+        name: of the split.
+
+    Raises:
+        InputError: for files that are missing, damaged, or not what they should be, with file, line and id.
+    """
+    if name in task.refused:
+        raise InputError(f"{task.name} {name}: cannot be evaluated: {task.refused[name]}")
+    path = _find(folder, task, name)
+    if path is None:
+        raise InputError(_not_here(folder, task, name))
+    if name == f"{task.name}_{REBUILT}":
+        from aminoglot.evaluate.rebuilt import read_table
+
+        split = read_table(task, name, path)
+    elif task.per == "residue":
+        split = _residues(task, name, path)
+    else:
+        split = _proteins(task, name, path)
+    _complete(split, path)
+    return split
+
+
+def _places(folder: Path, task: Task) -> list[Path]:
+    return [folder / task.name, folder / task.name / "splits", folder / f"{task.name}_{REBUILT}", folder]
+
+
+def _find(folder: Path, task: Task, name: str) -> Path | None:
+    """The file of a split; a rebuilt table has the name that its maker gave it."""
+    if name == f"{task.name}_{REBUILT}":
+        return _packed(folder / name / f"{task.name}_with_sequence.csv")
+    for place in _places(folder, task):
+        for suffix in SUFFIXES if task.per == "protein" else SUFFIXES[:1]:
+            path = _packed(place / f"{name}{suffix}")
+            if path is not None and (place != folder or _belongs(folder, task)):
+                return path
+    return None
+
+
+def _belongs(folder: Path, task: Task) -> bool:
+    """Whether a folder that has no folder for the task is the task's own: several have a split called ``sampled``."""
+    return task.name in folder.resolve().name
+
+
+def _packed(path: Path) -> Path | None:
+    found = (path.with_name(path.name + suffix) for suffix in _PACKED)
+    return next((one for one in found if one.is_file()), None)
+
+
+def _not_here(folder: Path, task: Task, name: str) -> str:
+    if not folder.is_dir():
+        return f"{folder}: no such folder; --data names one that holds FLIP's files, a folder for each task"
+    wanted = f"{name}.fasta" if task.per == "residue" else f"{name}.fasta or {name}.csv"
+    here = splits_in(folder, task)
+    hint = f"; here are {', '.join(here)}" if here else ""
+    return f"{folder}: no split {name} of {task.name}: {wanted} (plain or .gz) in {folder / task.name}{hint}"
+
+
+def _fasta(path: Path) -> Iterator[_Record]:
+    """The records of a FASTA file, whatever stands in their lines.
+
+    Raises:
+        InputError: for what is no FASTA, is cut short, or is no text.
+    """
+    words: list[str] | None = None
+    lines: list[str] = []
+    start = 0
+    with Source(str(path), path).open() as stream:
+        try:
+            for number, raw in enumerate(stream, 1):
+                text = raw.decode().strip()
+                if text.startswith(">"):
+                    if words is not None:
+                        yield _Record(words, "".join(lines), start)
+                    words, lines, start = text[1:].split(), [], number
+                    if not words:
+                        raise InputError(f"{path}, line {number:,}: a header without an id")
+                elif text and words is None:
+                    raise InputError(f"{path}, line {number:,}: a FASTA file starts with '>'; is this another file?")
+                elif text:
+                    lines.append(text)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: no text ({error.reason}); get it again") from error
+    if words is None:
+        raise InputError(f"{path}: the file is empty")
+    yield _Record(words, "".join(lines), start)
+
+
+def _by_id(path: Path) -> tuple[dict[str, _Record], int]:
+    """Records by id, and how many came twice, the same."""
+    found: dict[str, _Record] = {}
+    twice = 0
+    for record in _fasta(path):
+        before = found.setdefault(record.words[0], record)
+        if before is record:
+            continue
+        if (before.text, before.words) != (record.text, record.words):
+            raise InputError(
+                f"{path}, lines {before.line:,} and {record.line:,}: id {record.words[0]!r} twice, and not the same"
+            )
+        twice += 1
+    return found, twice
+
+
+def _residues(task: Task, name: str, path: Path) -> Split:
+    """A task whose residues have labels."""
+    version = name.removeprefix("sampled")
+    sequences_path = _beside(path, f"sequences{version}")
+    sequences, twice = _by_id(sequences_path)
+    labels, labels_twice = _by_id(path)
+    split = Split(task, name, files=(sequences_path.name, path.name))
+    masks: dict[str, _Record] = {}
+    if task.masked:
+        masks_path = _beside(path, *(f"{stem}{version}" for stem in MASKS))
+        masks, more = _by_id(masks_path)
+        twice += more
+        split.files += (masks_path.name,)
+        _all_there(masks_path, masks, labels, "mask")
+    _all_there(sequences_path, sequences, labels, "sequence")
+    if twice + labels_twice:
+        split.notes.append(f"{plural(twice + labels_twice, 'record')} came twice, the same, and counted once")
+    if unlabelled := [one for one in sequences if one not in labels]:
+        split.notes.append(
+            f"{plural(len(unlabelled), 'sequence')} of {sequences_path.name} without labels, left out: "
+            f"{', '.join(unlabelled[:5])}{' ...' if len(unlabelled) > 5 else ''}"
+        )
+    for one, record in labels.items():
+        where = f"{path}, line {record.line:,}, id {one!r}"
+        sequence = cleaned(f"{sequences_path}, line {sequences[one].line:,}, id {one!r}", sequences[one].text)
+        mask = masks[one].text if masks else None
+        _check_residues(where, task, sequence, record.text, mask)
+        example = Example(one, sequence, record.text, mask)
+        _put(split, where, example, record.values.get("SET"), record.values.get("VALIDATION", ""))
+    return split
+
+
+def _beside(path: Path, *stems: str) -> Path:
+    for stem in stems:
+        found = _packed(path.with_name(f"{stem}.fasta"))
+        if found is not None:
+            return found
+    raise InputError(f"{path.parent}: {' or '.join(f'{stem}.fasta' for stem in stems)} is missing beside {path.name}")
+
+
+def _all_there(path: Path, found: dict[str, _Record], labels: dict[str, _Record], what: str) -> None:
+    if missing := [one for one in labels if one not in found]:
+        raise InputError(f"{path}: no {what} for {plural(len(missing), 'labelled protein')}:\n{listing(missing)}")
+
+
+def _check_residues(where: str, task: Task, sequence: bytes, label: str, mask: str | None) -> None:
+    if len(label) != len(sequence):
+        raise InputError(f"{where}: {len(label):,} labels for {len(sequence):,} residues")
+    if strange := set(label) - set(task.classes):
+        at = next(i for i, letter in enumerate(label) if letter in strange)
+        raise InputError(
+            f"{where}: label {label[at]!r} of residue {at + 1:,} is none of {task.name}'s ({', '.join(task.classes)})"
+        )
+    if mask is not None and len(mask) != len(sequence):
+        raise InputError(f"{where}: a mask of {len(mask):,} for {len(sequence):,} residues")
+    if mask is not None and set(mask) - {"0", "1"}:
+        raise InputError(f"{where}: a mask is made of 0 and 1, this one has {sorted(set(mask) - {'0', '1'})}")
+
+
+def _proteins(task: Task, name: str, path: Path) -> Split:
+    """A task whose proteins have labels."""
+    split = Split(task, name, files=(path.name,))
+    if ".csv" in path.suffixes:
+        for number, (line, row) in enumerate(table(path, ("sequence", "target", "set")), 1):
+            where = f"{path}, line {line:,}"
+            _add(split, where, f"row_{number}", row["sequence"], row["target"], row["set"], row.get("validation") or "")
+        return split
+    records, twice = _by_id(path)
+    if twice:
+        split.notes.append(f"{plural(twice, 'record')} came twice, the same, and counted once")
+    for one, record in records.items():
+        values, where = record.values, f"{path}, line {record.line:,}, id {one!r}"
+        if "TARGET" not in values:
+            raise InputError(f"{where}: its header has no TARGET=")
+        _add(split, where, one, record.text, values["TARGET"], values.get("SET"), values.get("VALIDATION", ""))
+    return split
+
+
+def table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of a CSV with their lines.
+
+    Raises:
+        InputError: when a column or a cell is missing, or it is no CSV.
+    """
+    with Source(str(path), path).open() as stream:
+        try:
+            rows = csv.DictReader(line.decode() for line in stream)
+            if missing := [name for name in columns if name not in (rows.fieldnames or ())]:
+                raise InputError(f"{path}, line 1: no column {', '.join(missing)}; there are {rows.fieldnames}")
+            empty = True
+            for row in rows:
+                if any(row[name] is None for name in columns):
+                    raise InputError(f"{path}, line {rows.line_num:,}: cells are missing")
+                empty = False
+                yield rows.line_num, row
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise InputError(f"{path}: not a readable table ({error}); get it again") from error
+        if empty:
+            raise InputError(f"{path}: a table without rows")
+
+
+def _add(split: Split, where: str, one: str, sequence: str, target: str, part: str | None, held_out: str) -> None:
+    """A protein with its own label."""
+    task, target = split.task, target.strip()
+    if task.kind == "classes":
+        target = target.replace(" ", "_").replace(".", "_")
+        if ";" in target:
+            raise InputError(f"{where}: several classes ({target}); here a protein has one")
+        if target not in task.classes:
+            hint = "; was it cut at the /?" if any(name.startswith(f"{target}/") for name in task.classes) else ""
+            raise InputError(f"{where}: class {target!r} is none of {task.name}'s ({', '.join(task.classes)}){hint}")
+    elif not is_number(target):
+        raise InputError(f"{where}: target {target!r} is no number; mend it, or take the row out")
+    _put(split, where, Example(one, cleaned(where, sequence), target), part, held_out)
+
+
+def _put(split: Split, where: str, example: Example, part: str | None, held_out: str) -> None:
+    """Into its set; what is in none is counted."""
+    said, held_out = (part or "").strip().lower(), held_out.strip().lower()
+    if held_out not in _YES + _NO:
+        raise InputError(f"{where}: VALIDATION={held_out!r} is neither True nor False")
+    if said in _UNUSED:
+        split.unused += 1
+        return
+    if said not in _SETS:
+        several = said.startswith("test") and said[4:].isdigit()
+        why = "a split with several test sets cannot be evaluated yet" if several else "choose train, val or test"
+        raise InputError(f"{where}: SET={part}: {why}")
+    name = _SETS[said]
+    split.sets["validation" if name == "train" and held_out in _YES else name].append(example)
+
+
+def cleaned(where: str, text: str) -> bytes:
+    try:
+        return clean(text.strip().encode())[0]
+    except LetterError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _complete(split: Split, path: Path) -> None:
+    """What is left to say and to do when all is read."""
+    if split.unused:
+        split.notes.append(f"{plural(split.unused, 'protein')} in no set, left out")
+    if not split.validation and len(split.train) >= _TENTH:
+        split.train, split.validation = tenth(split.train)
+        split.notes.append(
+            f"no protein is marked for validation: {plural(len(split.validation), 'training protein')}, a tenth, drawn "
+            "by the digests of their sequences, stand in"
+        )
+    if empty := [name for name, found in split.sets.items() if not found]:
+        raise InputError(f"{path}: no protein in {' and '.join(empty)}")
+    if split.task.kind == "classes" and split.task.per == "protein" and len({e.label for e in split.train}) == 1:
+        raise InputError(f"{path}: all training proteins have the class {split.train[0].label}; nothing can be learnt")
+    split.notes += _repeats(split)
+
+
+def tenth(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """Examples parted into nine tenths and one, the same on every machine; equal sequences stay together."""
+    by_digest = sorted({example.sequence for example in examples}, key=lambda s: hashlib.sha256(s).digest())
+    chosen = set(by_digest[: max(1, len(by_digest) // _TENTH)])
+    return [e for e in examples if e.sequence not in chosen], [e for e in examples if e.sequence in chosen]
+
+
+def _repeats(split: Split) -> Iterator[str]:
+    """Sequences that occur more than once."""
+    trained = Counter(example.sequence for example in split.train)
+    if repeated := sum(trained.values()) - len(trained):
+        yield f"{plural(repeated, 'training protein')} with the sequence of another"
+    for name in ("validation", "test"):
+        if known := sum(example.sequence in trained for example in split.sets[name]):
+            yield f"{plural(known, f'{name} protein')} with the very sequence of a training protein"
+
+
+def digests(split: Split) -> dict[str, str]:
+    """MD5 of the tables ``id,sequence,3state,resolved`` that BioNeMo 1's tests pin, by set."""
+    found = {}
+    for name, examples in split.sets.items():
+        rows = "".join(f"{e.id},{e.sequence.decode()},{e.label},{e.mask}\n" for e in examples)
+        found[name] = hashlib.md5(f"id,sequence,3state,resolved\n{rows}".encode(), usedforsecurity=False).hexdigest()
+    return found
+
+
+PUBLISHED_DIGESTS = {
+    "train": ("af653e0e56e63442b4f3bafe68de7d70",),
+    "validation": ("fa5d9cbdd729180b8401d18b31ecc0a9",),
+    "test": ("a92c394b0017cd573d25fbd86cc6abf7", "0d680b0ef7765cf6b587ab5ec1882469"),
+}
+"""Of the secondary-structure tables (BioNeMo 1, test_flip_preprocessing.py), the test sets of 364 and of 648."""
