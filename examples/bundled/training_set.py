@@ -2,7 +2,7 @@
 
     python examples/bundled/training_set.py save CORPUS proteins.fasta.gz training_set.parquet
     python examples/bundled/training_set.py restore training_set.parquet proteins.fasta.gz LAYOUT
-    aminoglot corpus import LAYOUT CORPUS
+    aminoglot corpus import LAYOUT -o CORPUS
 
 The table tells whether a protein of yours was in training. From it the training set can be made again in a minute; to
 find it took MMseqs2 more than an hour.
