@@ -3,7 +3,8 @@
     python examples/bundled/pack.py RUN OUT [FLIP]
 
 Writes RUN's exported model into the folder OUT, its numbers in 16 bits, and OUT/README.md, its card. FLIP is the folder
-that ``aminoglot flip`` wrote for it; without one the card says nothing of what its embeddings are good for.
+that ``aminoglot flip`` wrote for it; without one the card says nothing of what its embeddings are good for. corpus.json
+beside this script is the training set's own card, as ``aminoglot corpus build`` wrote it.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from aminoglot.evaluate.results import read
 from safetensors.torch import load_file, save_file
+
+from aminoglot.evaluate.results import read
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 NAME = "aminoglot-5m"
@@ -51,7 +53,7 @@ MADE = """
 DATA holds reference proteomes and Swiss-Prot's eukaryotes (UniProt, CC BY 4.0), samples of UniRef, and FLIP's sets. All
 validation and test proteins of FLIP's secondary structure (both sets), conservation and localization, and GB1's bare
 domain, were kept out of training, and with them every protein in which MMseqs2 finds one of them at 50 % identity over
-80 % of its length (`--exclude`). What that cannot exclude: relatives of less than 50 % identity, which may still have
+80 % of its length (`--exclude`). `examples/bundled/training_set.parquet` says which proteins were left. What that cannot exclude: relatives of less than 50 % identity, which may still have
 the same fold, and what MMseqs2 does not find. What it excluded, and the run's settings:
 
 ```json
@@ -116,16 +118,13 @@ def card(run: Path, flip: Path | None, parameters: int) -> str:
     asked = json.loads((run / "run.json").read_text())["config"]
     made = [line for line in lines(run) if "loss" in line]
     tokens = sum(line["tokens"] for line in made) / len(made) * asked["schedule"]["updates"] / 1e6
-    text = (run / "model" / CARD).read_text()
-    blocks = [json.loads(part.split("```")[0]) for part in text.split("```json\n")[1:]]
-    corpus = blocks[1]["stages"]
-    clusters = int(text.split(" clusters of proteins")[0].split()[-1].replace(",", ""))
+    corpus = json.loads((Path(__file__).parent / "corpus.json").read_text())["stages"]
     settings = {key: asked[key] for key in ("model", "batch", "optimizer", "schedule", "seed")}
     parts = [
         INTRODUCTION.format(
             name=NAME,
             parameters=parameters,
-            clusters=clusters,
+            clusters=corpus["result"]["train"],
             tokens=round(tokens),
             updates=asked["schedule"]["updates"],
             organisms="bacteria, yeasts, other fungi and unicellular parasites",
