@@ -53,8 +53,9 @@ MADE = """
 DATA holds reference proteomes and Swiss-Prot's eukaryotes (UniProt, CC BY 4.0), samples of UniRef, and FLIP's sets. All
 validation and test proteins of FLIP's secondary structure (both sets), conservation and localization, and GB1's bare
 domain, were kept out of training, and with them every protein in which MMseqs2 finds one of them at 50 % identity over
-80 % of its length (`--exclude`). `examples/bundled/training_set.parquet` says which proteins were left. What
-that cannot exclude: relatives of less than 50 % identity, which may still have the same fold, and what MMseqs2 does not find. What it excluded, and the run's settings:
+80 % of its length (`--exclude`). `examples/bundled/training_set.parquet` says which proteins were left. What that
+cannot exclude: relatives of less than 50 % identity, which may still have the same fold, and what MMseqs2 does not
+find. What it excluded, and the run's settings:
 
 ```json
 {settings}
