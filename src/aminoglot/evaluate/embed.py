@@ -5,28 +5,35 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from aminoglot.checkpoints import Checkpoint, resolve, write
 from aminoglot.checkpoints.untrained import SEED, shaped
-from aminoglot.embedding.job import embed
+from aminoglot.embedding.job import Outcome, embed
 from aminoglot.embedding.options import Options as EmbedOptions
 from aminoglot.embedding.report import Report
 from aminoglot.engine import choose
-from aminoglot.errors import JobError
+from aminoglot.errors import JobError, OutputError
 from aminoglot.evaluate.blocks import Block
 from aminoglot.evaluate.features import Embedded, Embeddings, Features, Network, digest_of, write_fasta
 from aminoglot.evaluate.options import Options
-from aminoglot.evaluate.tasks import Task
+from aminoglot.evaluate.parts import fingerprint
+from aminoglot.evaluate.tasks import Per, Task
 from aminoglot.jobs.storage import explained, write_whole
 from aminoglot.models.family import SIZES
 from aminoglot.screen import Screen
-from aminoglot.settings import resolve_layers
+from aminoglot.settings import DType, resolve_layers
 from aminoglot.version import __version__
 
 _SECONDS = "seconds.json"
 UNTRAINED = "untrained"
+_DTYPES: dict[Per, DType] = {"residue": "float16", "protein": "float32"}
+"""Residues are many; proteins are few, and the means of variants differ by little."""
 
 
 class Embedder:
@@ -63,11 +70,16 @@ class Embedder:
     def _made(self) -> dict[str, Any]:
         hardware = self._hardware
         how = [hardware.kind, hardware.precision, hardware.backend]
-        return {"long": self._options.long, "hardware": how, "aminoglot": __version__}
+        versions = [__version__, torch.__version__]
+        if hardware.backend == "openvino":
+            versions.append(version("openvino"))
+        return {"long": self._options.long, "hardware": how, "versions": versions}
 
     def _path(self, task: Task, blocks: Sequence[Block], network: Network) -> Path:
-        layers = "-".join(map(str, network.layers)) if len(network.layers) < 8 else f"all-{len(network.layers)}"
-        return self._folder / f"{task.name}-{digest_of(blocks)}.{network.name}.{layers}.safetensors"
+        """A name of its own for whatever would be other numbers, so that nothing is ever in the way."""
+        facts = {"network": network.digest, "layers": network.layers, "dtype": _DTYPES[task.per], **self._made()}
+        made = fingerprint(sequences=digest_of(blocks), **facts)[:8]
+        return self._folder / f"{task.name}.{network.name}.{made}.safetensors"
 
     def ready(self, task: Task, blocks: Sequence[Block], name: str) -> None:
         """Embed all of a task's proteins by one of the networks, or verify that it was done.
@@ -87,13 +99,13 @@ class Embedder:
             long=self._options.long,
             precision=self._options.precision,
             device=self._options.device,
-            dtype="float16" if task.per == "residue" else "float32",  # variants of one protein differ by little
+            dtype=_DTYPES[task.per],
         )
         there = path.exists()
         started = time.monotonic()
         self._screen.say(f"{task.title}: embedding by the {'model' if name == 'model' else 'same network, untrained'}")
         try:
-            outcome = embed([fasta], path, options, Report(self._screen.console))
+            outcome = self._embedded(fasta, path, options)
         finally:
             if not there:
                 self._add_seconds(path.name, time.monotonic() - started)
@@ -101,6 +113,17 @@ class Embedder:
             raise JobError(
                 f"{path}: some proteins could not be embedded; {outcome.files[-1].name} beside it says which and why"
             )
+
+    def _embedded(self, fasta: Path, path: Path, options: EmbedOptions) -> Outcome:
+        report = Report(self._screen.console)
+        there = path.exists()
+        try:
+            return embed([fasta], path, options, report)
+        except OutputError as error:
+            if not there:
+                raise
+            self._screen.note(f"{error}\n{path.name} is embedded again")
+            return embed([fasta], path, replace(options, overwrite=True), report)
 
     def seconds(self, task: Task, blocks: Sequence[Block]) -> float:
         """What embedding took, of all runs that had a share in it."""

@@ -166,8 +166,9 @@ def _ridge(task: Task, train: Labelled, held_out: Labelled) -> Fitted:
     models: dict[float, Any] = {}
     unfinished = 0
     if task.kind == "number":
+        exact = x.astype(np.float64)
         for strength in STRENGTHS:
-            models[strength] = linear.Ridge(alpha=strength, solver="cholesky").fit(x.astype(np.float64), train.labels)
+            models[strength] = linear.Ridge(alpha=strength, solver="cholesky").fit(exact, train.labels)
     else:
         for strength in INVERSE_STRENGTHS:
             with warnings.catch_warnings(record=True) as caught:
