@@ -36,4 +36,6 @@ def test_wrong_words(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert typed("-o", tmp_path / "out", "-m", MODEL, "--data", tmp_path / "nowhere") == 1
     assert "nowhere: no such folder" in capfd.readouterr().err
     assert typed("-o", tmp_path / "out", "--data", tmp_path) == 1
-    assert "no model was named" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "no model was named: aminoglot-5m" in said
+    assert "none of FLIP's tasks is here" in said

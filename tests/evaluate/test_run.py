@@ -304,7 +304,6 @@ def test_a_rebuilt_set_is_marked_everywhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"model": None}, "no model was named: add --model"),
         ({"split": ("sampld",)}, "split 'sampld': choose "),
         ({"task": ("scl",), "split": ("sampled",)}, "choose balanced, human_hard"),
         ({"task": ("scl", "gb1"), "split": ("sampled",)}, "scl has no split sampled; it has mixed_soft"),

@@ -22,13 +22,12 @@ No format's key or file name is known outside this room.
 
 from aminoglot.checkpoints.checkpoint import Checkpoint, missing, worth_saying
 from aminoglot.checkpoints.describe import describe
-from aminoglot.checkpoints.registry import BUNDLED, KNOWN, SMALL, Known
+from aminoglot.checkpoints.registry import BUNDLED, KNOWN, Known, named
 from aminoglot.checkpoints.resolve import convert, language_t5, lost, resolve, write
 
 __all__ = [
     "BUNDLED",
     "KNOWN",
-    "SMALL",
     "Checkpoint",
     "Known",
     "convert",
@@ -36,6 +35,7 @@ __all__ = [
     "language_t5",
     "lost",
     "missing",
+    "named",
     "resolve",
     "worth_saying",
     "write",

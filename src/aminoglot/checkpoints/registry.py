@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +10,6 @@ from aminoglot.models.family import SIZES, Config
 
 BUNDLED = "aminoglot-5m"
 """The model that comes with aminoglot: what is taken where none is named."""
-SMALL = "it is small and serves for a first look; for work that counts take a larger one, such as --model esm2-650m"
-"""What a user who named no model should know of it."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,17 @@ KNOWN = {
 def find(name: str) -> Known | None:
     """Look a model up by our name, its Hugging Face id, or fair-esm's name."""
     return next((k for k in KNOWN.values() if name in (k.name, k.repository, k.fair_esm)), None)
+
+
+def named(model: str | None, note: Callable[[str], object]) -> str:
+    """The model that a user named; where none was named the one that comes with aminoglot, and a note that says so."""
+    if model is not None:
+        return model
+    note(
+        f"no model was named: {BUNDLED} is taken, which comes with aminoglot; it is small and serves for a first look; "
+        "for work that counts take a larger one, such as --model esm2-650m"
+    )
+    return BUNDLED
 
 
 def bundled() -> Path:

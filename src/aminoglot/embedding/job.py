@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from aminoglot.checkpoints import BUNDLED, SMALL, resolve
+from aminoglot.checkpoints import named, resolve
 from aminoglot.checkpoints.checkpoint import HEAD_NOTES
 from aminoglot.embedding import report as reporting
 from aminoglot.embedding.estimate import estimate
@@ -67,9 +67,7 @@ def embed(inputs: Sequence[str | Path], output: str | Path, options: Options, re
     report = report or Report()
     output = Path(output).expanduser()
     check_suffix(output)
-    if options.model is None:
-        options = replace(options, model=BUNDLED)
-        report.note(f"no model was named: {BUNDLED} is taken, which comes with aminoglot; {SMALL}")
+    options = replace(options, model=named(options.model, report.note))
     if output.name in ("", ".."):
         raise OutputError(f"{str(output)!r} names no file to write")
     if len(os.fsencode(output.name)) > _LONGEST_NAME:

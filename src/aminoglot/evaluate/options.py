@@ -17,7 +17,7 @@ class Options:
 
     Attributes:
         model: What `aminoglot embed` takes: esm2-8m ... esm2-15b, a Hugging Face id, a folder, a fair-esm .pt, a .nemo
-            file, or random:esm2-8m.
+            file, or random:esm2-8m; unless named aminoglot-5m, the small one that comes with aminoglot.
         task: Which tasks; all five when none is named.
         split: Which of FLIP's splits; when none is named those of the ProtT5nv card, both test sets of secondary
             structure, and both readings of GB1.

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from aminoglot.checkpoints import Checkpoint, resolve
-from aminoglot.checkpoints.resolve import choices
+from aminoglot.checkpoints import Checkpoint, named, resolve
 from aminoglot.drawing import figure
 from aminoglot.errors import InputError, JobError, OutputError, plural
 from aminoglot.evaluate import download, flip, published, report, results
@@ -93,7 +92,8 @@ def run(output: Path, options: Options, screen: Screen | None = None) -> Outcome
     """
     screen = screen or Screen()
     _extras()
-    checkpoint = resolve(_named(options.model))
+    model = named(options.model, screen.note)
+    checkpoint, options = resolve(model), replace(options, model=model)
     sets, left_out = _read(options, screen)
     with explained(output):
         output.mkdir(parents=True, exist_ok=True)
@@ -111,12 +111,6 @@ def _extras() -> None:
     figure()
     spearman(np.arange(3.0), np.arange(3.0))
     sklearn()
-
-
-def _named(model: str | None) -> str:
-    if model is None:
-        raise InputError(f"no model was named: add --model. Choose from {choices()}")
-    return model
 
 
 def _read(options: Options, screen: Screen) -> tuple[list[flip.Split], list[str]]:
