@@ -32,7 +32,22 @@ BELOW = {
         "version",
     },
     "embedding": {"errors", "settings", "screen", "sequences", "checkpoints", "engine", "jobs", "version"},
-    "commands": {"errors", "screen", "sequences", "checkpoints", "corpus", "embedding", "engine", "pretrain"},
+    "drawing": {"errors"},
+    "finetune": {
+        *("errors", "settings", "screen", "drawing", "mmseqs", "packing", "sequences", "models", "checkpoints"),
+        *("engine", "jobs", "embedding", "version"),
+    },
+    "commands": {
+        "errors",
+        "screen",
+        "sequences",
+        "checkpoints",
+        "corpus",
+        "embedding",
+        "engine",
+        "finetune",
+        "pretrain",
+    },
     "cli": {"errors", "version"},
 }
 """What each room may import. The command line names functions as text and imports none of them."""

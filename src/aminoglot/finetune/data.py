@@ -18,7 +18,7 @@ from aminoglot.finetune.labels import Label, LabelError
 from aminoglot.finetune.metrics import Kind
 from aminoglot.finetune.options import Options
 from aminoglot.finetune.repeats import Group, joined
-from aminoglot.sequences import BadRecord, Columns, Protein, Reader, sources
+from aminoglot.sequences import BadRecord, Columns, Protein, Reader, Source
 
 _HEADER = re.compile(r"(\w+)=(.*?)(?=\s+\w+=|\s*$)")
 _SPLITS = {
@@ -41,35 +41,34 @@ class _Row:
     mask: str | None = None
 
 
-def read(paths: Sequence[str | Path], options: Options, limit: int, scratch: Path) -> Dataset:
+def read(found: Sequence[Source], notes: Sequence[str], options: Options, limit: int) -> Dataset:
     """Read labelled proteins.
 
     Args:
-        paths: files of one table, or FASTA.
+        found: tables with the same columns, or FASTA files.
+        notes: what the user is to be told of them.
         options: which columns, and what becomes of what does not fit.
         limit: the model's, in residues.
-        scratch: a folder for a copy of standard input.
 
     Raises:
         InputError: for what cannot be used, listed with file, line and id; for fewer than three labelled proteins, or
             labels that are all the same.
     """
-    return _Read(options, limit).run(paths, scratch)
+    return _Read(options, limit, notes).run(found)
 
 
 class _Read:
-    def __init__(self, options: Options, limit: int) -> None:
+    def __init__(self, options: Options, limit: int, notes: Sequence[str]) -> None:
         if (options.target is None) == (options.labels is None):
             raise InputError("name the column of labels with --target, or a FASTA file of labels with --labels")
         if (options.labels or options.masks or options.mask_column) and options.per == "protein":
             raise InputError("labels and masks a residue are for --per residue")
         self.options, self.limit = options, limit
         self.entries: list[Entry] = []
-        self.notes: list[str] = []
+        self.notes = list(notes)
         self.wrong: list[str] = []
 
-    def run(self, paths: Sequence[str | Path], scratch: Path) -> Dataset:
-        found, self.notes = sources(paths, scratch / "stdin")
+    def run(self, found: Sequence[Source]) -> Dataset:
         rows = self._rows(Reader(found, Columns(self.options.id_column, self.options.sequence_column, self._asked())))
         options, per_residue = self.options, self.options.per == "residue"
         labelled = [(entry, row) for entry, row in rows if entry.status == Status.USED]

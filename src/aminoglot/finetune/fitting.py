@@ -58,8 +58,10 @@ class Problem(Protocol):
     A problem that also has ``parts``, see :class:`Parted`, is asked for those instead of its ``loss``.
     """
 
-    module: nn.Module
     rows: int
+
+    @property
+    def module(self) -> nn.Module: ...
 
     def loss(self, rows: Rows) -> Tensor:
         """Mean loss of each copy on these rows of the training set, [S], differentiable."""

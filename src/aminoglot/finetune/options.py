@@ -6,7 +6,17 @@ from pathlib import Path
 from typing import Literal
 
 from aminoglot.errors import InputError
-from aminoglot.settings import BadRecords, DType, Layer, Long, Pool, PrecisionChoice, known
+from aminoglot.settings import (
+    BackendChoice,
+    BadRecords,
+    DType,
+    Duplicates,
+    Layer,
+    Long,
+    Pool,
+    PrecisionChoice,
+    known,
+)
 
 Of = Literal["protein", "residue"]
 KindChoice = Literal["auto", "number", "classes"]
@@ -125,6 +135,43 @@ class Options:
         if self.head == "auto":
             return "perceptron" if self.per == "protein" else "convolution"
         return self.head
+
+
+@dataclass(frozen=True)
+class PredictionOptions:
+    """Everything a user may choose; the command line makes its flags of this class.
+
+    Attributes:
+        model: The base model, where it lies elsewhere now; its weights must be those of the run.
+        probabilities: Write how likely each class is, beside the likeliest.
+        long: What becomes of proteins over the model's limit; as in training unless named.
+        precision: As for `aminoglot embed`.
+        device: auto, cpu, cuda, cuda:N or mps.
+        backend: Who computes on a CPU: OpenVINO where it is installed, else torch.
+        bad_records: Records that are no protein stop the job before it computes; skip lists them and goes on.
+        duplicates: One id with two sequences stops the job; number keeps both, as P1 and P1_2.
+        id_column: Name of a table's id column.
+        sequence_column: Name of a table's sequence column.
+        overwrite: Replace an output, or drop an unfinished job, that is not this one.
+    """
+
+    model: str | None = None
+    probabilities: bool = False
+    long: Long | None = None
+    precision: PrecisionChoice = "auto"
+    device: str = "auto"
+    backend: BackendChoice = "auto"
+    bad_records: BadRecords = "error"
+    duplicates: Duplicates = "error"
+    id_column: str | None = None
+    sequence_column: str | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.long is not None:
+            known("long", self.long, Long)
+        known("bad_records", self.bad_records, BadRecords)
+        known("duplicates", self.duplicates, Duplicates)
 
 
 _WORDS = {
