@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from aminoglot.embedding.job import Outcome
 from aminoglot.embedding.task import EmbeddingTask
-from aminoglot.errors import InputError, JobError, OutputError, listing, plural
+from aminoglot.errors import AminoglotWarning, InputError, JobError, OutputError, listing, plural
 from aminoglot.finetune.options import PredictionOptions
 from aminoglot.finetune.predictions import SUFFIXES, beside, columns, write_predictions
 from aminoglot.finetune.predictor import Predictor, same_run
@@ -110,13 +111,16 @@ class _Job:
         for path in (output, beside(output)):
             if path.exists() and any(path.samefile(source.path) for source in self.found):
                 raise OutputError(f"{path}: this is the input; give the output another name with -o")
-        self.predictor = Predictor(
-            run_folder,
-            model=options.model,
-            device=options.device,
-            precision=options.precision,
-            backend=options.backend,
-        )
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", AminoglotWarning)
+            self.predictor = Predictor(
+                run_folder,
+                model=options.model,
+                device=options.device,
+                precision=options.precision,
+                backend=options.backend,
+            )
+        self.notes += [str(one.message) for one in said if issubclass(one.category, AminoglotWarning)]
         recipe, model = self.predictor.recipe, self.predictor.model
         if options.probabilities and not recipe.classes:
             raise InputError(f"--probabilities: {recipe.target} is a number, which has none")
