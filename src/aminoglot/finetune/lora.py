@@ -43,9 +43,11 @@ class LoRA(nn.Module):
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, device=base.weight.device))
 
     def forward(self, input: Tensor) -> Tensor:
+        dtype = self.base.product or self.base.weight.dtype
+        input = input.to(dtype)  # once for both
+        low = F.linear(input, self.lora_A.to(dtype))
         out: Tensor = self.base(input)
-        low = F.linear(input.to(out.dtype), self.lora_A.to(out.dtype))
-        return out + F.linear(low, (self.lora_B * self.scale).to(out.dtype))
+        return out + F.linear(low, (self.lora_B * self.scale).to(dtype))
 
 
 def adapt(network: Network, targets: Sequence[Target], rank: int, alpha: float, seed: int, layers: int) -> None:
