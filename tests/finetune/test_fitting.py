@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -137,5 +138,5 @@ def test_the_rate_rises_and_falls() -> None:
     schedule = Schedule(rate=1.0, floor=0.1, warmup=3)
     factors = [schedule.factor(step, 10) for step in range(10)]
     assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert all(a > b for a, b in zip(factors[3:], factors[4:], strict=False))
+    assert all(a > b for a, b in pairwise(factors[3:]))
     assert factors[-1] == pytest.approx(0.1 + 0.9 / 7)

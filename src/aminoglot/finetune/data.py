@@ -187,8 +187,9 @@ class _Read:
                 return label, np.ones(1, bool), split
             label = reading.of_residues(row.label, kind, len(row.protein.sequence))
             mask = reading.counted(label, row.mask)
-            if not mask.any():
-                entry.status, entry.note = Status.UNLABELLED, "no residue with a label"
+            seen = self.limit if self.options.long == "truncate" else len(label)
+            if not mask[:seen].any():
+                entry.status, entry.note = Status.UNLABELLED, "no label among the residues that are embedded"
             return label, mask, split
         except LabelError as error:
             self.wrong.append(f"{row.protein.place}: {error}")

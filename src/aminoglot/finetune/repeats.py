@@ -128,9 +128,6 @@ def _example(number: int, group: Group, classes: tuple[str, ...]) -> Example:
 
 
 def _tell(groups: Sequence[Group], notes: list[str]) -> None:
-    merged = sum(len(group.entries) - 1 for group in groups)
-    if merged:
-        notes.append(f"{plural(merged, 'record')} merged: same sequence as an earlier one")
     several = Counter(group.protein.sequence for group in groups)
     if leaks := sum(count > 1 for count in several.values()):
         notes.append(

@@ -175,7 +175,8 @@ class _Run:
 
     def _say(self, dataset: Dataset, splits: Splits, spread: Balance) -> None:
         screen = self.screen
-        for note in (*self.checkpoint.notes, *dataset.notes, *splits.notes):
+        of_model = self.checkpoint.notes if self.options.method != "head" else ()  # the main job says them
+        for note in (*of_model, *dataset.notes, *splits.notes):
             if not note.startswith(HEAD_NOTES):
                 screen.note(note)
         account = ", ".join(f"{count:,} {status}" for status, count in counts(dataset.entries))
