@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import aminoglot
-from aminoglot.finetune.examples import Dataset
 from aminoglot.finetune.data import read
+from aminoglot.finetune.examples import Dataset
 from aminoglot.finetune.options import Options
 from aminoglot.finetune.run import Finetuned
 from aminoglot.sequences import sources

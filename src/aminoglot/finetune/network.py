@@ -166,6 +166,7 @@ class OnNetwork:
         for part in self._cut(chosen):
             yield self._loss(part) * (sum(self._weight(one) for one in part) / whole)
 
+    @torch.no_grad()
     def validate(self) -> NDArray[np.float64]:
         total = weight = 0.0
         for part in self._cut(self.held_out):
