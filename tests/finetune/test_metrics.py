@@ -12,6 +12,8 @@ from sklearn import metrics as theirs
 from aminoglot.errors import DependencyError
 from aminoglot.finetune.metrics import accuracy_interval, interval, scores, spearman
 
+pytestmark = pytest.mark.usefixtures("thorough")
+
 
 def test_scores_of_classes() -> None:
     generator = np.random.default_rng(0)

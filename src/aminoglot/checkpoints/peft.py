@@ -278,7 +278,7 @@ def write(folder: Path, adapter: Adapter, config: Config) -> None:
         "inference_mode": True,
         "modules_to_save": None,
     }
-    content = save(tensors, {"format": "pt", _DIGEST: adapter.digest})
+    content = save(tensors, {_DIGEST: adapter.digest})  # one entry: safetensors puts several in any order
     (folder / WEIGHTS).write_bytes(content)
     (folder / CONFIG).write_text(json.dumps(settings, indent=2) + os.linesep, encoding="utf-8")
 

@@ -105,8 +105,10 @@ class Fits:
         train, validation, whole = (composition(dataset, some, rows[some]) for some in chosen)
         head = tuning.new_head(dataset, self.options, train.features.shape[1])
         problem = OnFeatures(head, train, validation, dataset.kind, self._weights())
-        usual = replace(self.options, method="head", epochs=None, rate=None, batch=None, patience=None)
-        schedule = tuning.schedule(usual)
+        asked = self.options
+        if asked.method != "head":  # whose rate and epochs are for a network
+            asked = replace(asked, method="head", epochs=None, rate=None, batch=None, patience=None)
+        schedule = tuning.schedule(asked)
         with self.screen.progress("composition learns", schedule.epochs * problem.rows, "proteins") as done:
             fit(problem, schedule, self.options.seed, 1, done)
         return outputs(problem, whole)

@@ -6,9 +6,10 @@ Shapes: N proteins, L_i residues of protein i, C outputs (classes, or one number
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from aminoglot.engine import Embedded, Model, load
-from aminoglot.errors import InputError, JobError, ModelError
+from aminoglot.checkpoints import Checkpoint, peft, resolve, worth_saying
+from aminoglot.engine import Embedded, Model, choose
+from aminoglot.errors import AminoglotWarning, InputError, JobError, ModelError
 from aminoglot.finetune.heads import Head, HeadName
 from aminoglot.finetune.metrics import Kind
 from aminoglot.finetune.options import Method, Of
@@ -135,12 +137,22 @@ class Predictor:
     ) -> None:
         self.folder = Path(folder).expanduser()
         self.recipe = read_recipe(self.folder)
-        inside = {"lora": ADAPTER, "full": MODEL}.get(self.recipe.method)
-        where = model if model is not None else self.folder / inside if inside else self.recipe.model
-        self.model: Model = load(where, device=device, precision=precision, backend=backend)
-        if self.recipe.method != "lora" and self.model.digest != self.recipe.model_digest:  # an adapter looks itself
-            raise ModelError(f"{where}: not the model that the run used: its weights differ")
+        checkpoint = self._checkpoint(None if model is None else fspath(model))
+        for note in worth_saying(checkpoint.notes):
+            warnings.warn(note, AminoglotWarning, stacklevel=2)
+        self.model = Model(checkpoint, choose(device, precision, backend))
         self.head = _head(self.folder / HEAD, self.recipe)
+
+    def _checkpoint(self, named: str | None) -> Checkpoint:
+        """The network's weights, as the run used or left them."""
+        recipe = self.recipe
+        where = fspath(self.folder / MODEL) if recipe.method == "full" else named or recipe.model
+        found = resolve(where)
+        if found.digest != recipe.model_digest:
+            raise ModelError(f"{where}: not the model that the run used: its weights differ")
+        if recipe.method != "lora":
+            return found
+        return peft.merged(found, peft.read(self.folder / ADAPTER, found.config))
 
     def __repr__(self) -> str:
         recipe = self.recipe

@@ -47,35 +47,38 @@ def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def begin(folder: Path, asked: Mapping[str, Any], overwrite: bool) -> dict[str, Any] | None:
-    """Note what a run is, or look whether the one in its folder is the same.
+def standing(folder: Path, asked: Mapping[str, Any], overwrite: bool) -> dict[str, Any] | None:
+    """Look whether a run may be written, or go on, in a folder; nothing is changed.
 
     Returns:
-        What ``run.json`` says of a run that is finished.
+        What ``run.json`` says of this very run, if it is finished.
 
     Raises:
         JobError: when another run is there, naming what differs.
         OutputError: when the folder holds something else.
     """
     path = folder / RUN
-    asked = json.loads(json.dumps(asked))
-    found = _read(path) if path.exists() else None
-    if found is None:
+    if not path.exists():
         strangers = [one.name for one in folder.iterdir() if not one.name.startswith(".")]
         if strangers and not overwrite:
             raise OutputError(f"{folder}: a folder of something else ({sorted(strangers)[0]}); choose a new one")
-    else:
-        different = _different(found, asked)
-        if different and not overwrite:
-            raise JobError(
-                f"{folder} is another run:\n{listing(different)}\nGive this one another -o, ask for the same, or "
-                "replace it with --overwrite"
-            )
-        if not different:
-            return found if "finished" in found and _whole(folder, found) else None
+        return None
+    found = _read(path)
+    different = _different(found, asked)
+    if different and not overwrite:
+        raise JobError(
+            f"{folder} is another run:\n{listing(different)}\nGive this one another -o, ask for the same, or "
+            "replace it with --overwrite"
+        )
+    return found if not different and "finished" in found and _whole(folder, found) else None
+
+
+def begin(folder: Path, asked: Mapping[str, Any]) -> None:
+    """Note what a run is; what another one left goes away."""
+    path = folder / RUN
+    if path.exists() and _different(_read(path), asked):
         _clear(folder)
     write_text(path, json.dumps(asked, indent=1) + "\n")
-    return None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -88,7 +91,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    lines = []
+    lines, now = [], json.loads(json.dumps(now))
     for part in ("options", "facts"):
         old, new = before.get(part) or {}, now[part]
         lines += [f"{k}: {old.get(k)} before, {new.get(k)} now" for k in {**old, **new} if old.get(k) != new.get(k)]

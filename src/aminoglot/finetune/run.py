@@ -137,7 +137,7 @@ class _Run:
     def run(self) -> Finetuned:
         found, notes = sources(self.inputs, self.folder / ".stdin")
         asked = self._asked(found)
-        finished = results.begin(self.folder, asked, self.options.overwrite)
+        finished = results.standing(self.folder, asked, self.options.overwrite)
         if finished is not None:
             made = _finetuned(self.folder, finished["scores"])
             self.screen.say(f"{self.folder} is finished already, and whole: {made.headline}")
@@ -145,6 +145,7 @@ class _Run:
         dataset = read(found, notes, self.options, self.limit)
         splits = split(dataset, self.options, self.folder, torch.get_num_threads())
         spread = balance(dataset, splits)
+        results.begin(self.folder, asked)
         self._say(dataset, splits, spread)
         fits = Fits(dataset, splits, self.options, self.folder, self.screen)
         started = time.monotonic()
