@@ -234,13 +234,13 @@ class Predictor:
     @torch.inference_mode()
     def apply(self, x: Array, lengths: Sequence[int] | None) -> Array:
         """The head's outputs [n, C] of features [n, D]."""
-        y: Tensor = self.head(torch.from_numpy(np.ascontiguousarray(x)), lengths)[0]
+        y: Tensor = self.head(torch.tensor(x), lengths)[0]
         return y.numpy()
 
 
 def probabilities(outputs: Array) -> Array:
     """From logits [n, C] to probabilities."""
-    found: Array = torch.from_numpy(outputs).softmax(-1).numpy()
+    found: Array = torch.tensor(outputs).softmax(-1).numpy()
     return found
 
 
