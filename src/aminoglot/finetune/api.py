@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from aminoglot.embedding.job import Outcome
 from aminoglot.finetune.options import (
@@ -117,44 +119,7 @@ def fine_tune(
     Raises:
         AminoglotError: with a sentence that says what to do; what was computed is kept.
     """
-    options = Options(
-        model=model,
-        target=target,
-        per=per,
-        kind=kind,
-        method=method,
-        head=head,
-        layer=layer,
-        pool=pool,
-        long=long,
-        split=split,
-        split_column=split_column,
-        validation_column=validation_column,
-        identity=identity,
-        validation_share=validation_share,
-        test_share=test_share,
-        mask_column=mask_column,
-        labels=labels,
-        masks=masks,
-        contradictions=contradictions,
-        class_weights=class_weights,
-        epochs=epochs,
-        patience=patience,
-        rate=rate,
-        batch=batch,
-        rank=rank,
-        alpha=alpha,
-        adapted=adapted,
-        seed=seed,
-        precision=precision,
-        device=device,
-        dtype=dtype,
-        bad_records=bad_records,
-        id_column=id_column,
-        sequence_column=sequence_column,
-        overwrite=overwrite,
-    )
-    return run(_paths(inputs), output, options)
+    return run(_paths(inputs), output, Options(**_chosen(locals(), Options)))
 
 
 def predict(
@@ -198,20 +163,13 @@ def predict(
     Raises:
         AminoglotError: with a sentence that says what to do; what was computed is kept.
     """
-    options = PredictionOptions(
-        model=model,
-        probabilities=probabilities,
-        long=long,
-        precision=precision,
-        device=device,
-        backend=backend,
-        bad_records=bad_records,
-        duplicates=duplicates,
-        id_column=id_column,
-        sequence_column=sequence_column,
-        overwrite=overwrite,
-    )
+    options = PredictionOptions(**_chosen(locals(), PredictionOptions))
     return run_prediction(run_folder, _paths(inputs), output, options)
+
+
+def _chosen(arguments: Mapping[str, Any], options: type[Options | PredictionOptions]) -> dict[str, Any]:
+    """Those arguments of a function that are options, which have the same names."""
+    return {field.name: arguments[field.name] for field in fields(options)}
 
 
 def _paths(inputs: str | Path | Sequence[str | Path]) -> list[str | Path]:
