@@ -98,7 +98,7 @@ def fine_tune(
             drop leaves such proteins out.
         class_weights: balanced weighs rare classes more, so that all count alike.
         epochs: passes over the training set, at most (head 100, lora and full 20).
-        patience: ends after so many epochs without a better validation (head 10, lora and full 3).
+        patience: ends when more than so many epochs in a row bring no better validation (head 10, lora and full 3).
         rate: the learning rate (head 1e-3, lora 1e-3, full 1e-4).
         batch: proteins an update (head 64, lora and full 32).
         rank: of LoRA's matrices.

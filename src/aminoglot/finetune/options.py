@@ -60,7 +60,7 @@ class Options:
             such proteins out.
         class_weights: balanced weighs rare classes more, so that all count alike.
         epochs: Passes over the training set, at most (head 100, lora and full 20).
-        patience: Ends after so many epochs without a better validation (head 10, lora and full 3).
+        patience: Ends when more than so many epochs in a row bring no better validation (head 10, lora and full 3).
         rate: The learning rate (head 1e-3, lora 1e-3, full 1e-4).
         batch: Proteins an update (head 64, lora and full 32).
         rank: Of LoRA's matrices.

@@ -28,6 +28,9 @@ SUFFIXES = (".tsv", ".parquet")
 _ROWS = 1024
 """Records a group of rows, of which memory holds one."""
 
+_TOLD = (Status.WRITTEN, Status.MERGED)
+"""Records that have a result."""
+
 Row = dict[str, Any]
 
 
@@ -135,15 +138,32 @@ class _Table:
         with RecordFile(plan.folder.records) as records:
             for number in range(records.batches):
                 part = records.batch(number)
-                ids, whys = part["id"].to_pylist(), part["why"].to_pylist()
-                for index, (name, why) in enumerate(zip(ids, whys, strict=True), number * BATCH):
-                    yield self._row(results, records, index, name, why)
+                span = np.arange(number * BATCH, number * BATCH + len(part))
+                outputs = self._outputs(results, span)
+                cells = zip(span.tolist(), part["id"].to_pylist(), part["why"].to_pylist(), strict=True)
+                for index, name, why in cells:
+                    told_of = self.account.status[index] in _TOLD
+                    yield self._row(results, records, index, name, why, next(outputs) if told_of else None)
 
-    def _row(self, results: Results, records: RecordFile, index: int, name: str, why: str | None) -> Row:
-        plan, status = self.plan, Status(int(self.account.status[index]))
-        position, twin = int(plan.position[index]), int(plan.twin[index])
-        told_of = status in (Status.WRITTEN, Status.MERGED)
-        rows = int(results.rows[position]) if told_of else 0
+    def _outputs(self, results: Results, span: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
+        """Of those of some records that have a result, in order, [1, C] or [L, C]."""
+        positions = self.plan.position[span[np.isin(self.account.status[span], _TOLD)]]
+        if self.request.wants_residue:
+            yield from (results.residue(position)[0] for position in positions.tolist())
+        elif len(positions):
+            yield from results.proteins(positions)
+
+    def _row(
+        self,
+        results: Results,
+        records: RecordFile,
+        index: int,
+        name: str,
+        why: str | None,
+        outputs: NDArray[np.float32] | None,
+    ) -> Row:
+        plan, status, twin = self.plan, Status(int(self.account.status[index])), int(self.plan.twin[index])
+        rows = 0 if outputs is None else int(results.rows[plan.position[index]])
         row: Row = {
             "id": plan.renamed.get(index) or name,
             "status": status.name.lower(),
@@ -154,13 +174,7 @@ class _Table:
             "duplicate_of": None if twin < 0 else plan.renamed.get(twin) or records.id(twin),
             "note": self._note(index, status, rows, why),
         }
-        return row | self._said(self._outputs(results, position)) if told_of else row
-
-    def _outputs(self, results: Results, position: int) -> NDArray[np.float32]:
-        """Of one protein, [1, C] or [L, C]."""
-        if self.request.wants_protein:
-            return np.asarray(results.proteins(np.array([position]))[0])
-        return np.asarray(results.residue(position)[0])
+        return row if outputs is None else row | self._said(outputs)
 
     def _said(self, outputs: NDArray[np.float32]) -> Row:
         recipe, residues = self.recipe, self.recipe.per == "residue"
