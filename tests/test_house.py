@@ -24,12 +24,12 @@ BELOW = {
     "checkpoints": {"errors", "tokens", "packing", "models"},
     "screen": set(),
     "mmseqs": {"errors"},
-    "corpus": {"errors", "settings", "screen", "mmseqs", "tokens", "sequences", "jobs", "version"},
+    "corpus": {"errors", "settings", "screen", "drawing", "mmseqs", "tokens", "sequences", "jobs", "version"},
     "engine": {"errors", "settings", "tokens", "packing", "sequences", "models", "checkpoints"},
     "jobs": {"errors", "settings", "sequences"},
     "pretrain": {
         *("errors", "settings", "screen", "tokens", "packing", "models", "checkpoints", "engine", "jobs", "corpus"),
-        "version",
+        *("drawing", "version"),
     },
     "embedding": {"errors", "settings", "screen", "sequences", "checkpoints", "engine", "jobs", "version"},
     "drawing": {"errors"},
@@ -58,6 +58,8 @@ def imported_rooms(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("aminoglot."):
             yield node.module.split(".")[1]
+        elif isinstance(node, ast.ImportFrom) and node.module == "aminoglot":
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.Import):
             yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("aminoglot."))
 

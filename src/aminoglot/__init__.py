@@ -4,6 +4,8 @@
     mean = model.embed(["MKTAYIAK", "GAVLIM"])
     aminoglot.embed("proteins.fasta", "proteins.h5", model="esm2-650m")
     store = aminoglot.open("proteins.h5")
+    aminoglot.fine_tune("labelled.csv", "run", target="stability", model="esm2-8m")
+    aminoglot.Predictor("run").predict(["MKTAYIAK"])
 
 Names are imported when first used, so that ``import aminoglot`` is quick.
 """
@@ -28,14 +30,19 @@ if TYPE_CHECKING:
     from aminoglot.embedding.formats import Store
     from aminoglot.embedding.store import open
     from aminoglot.engine import Embeddings, Model, load
+    from aminoglot.finetune.api import fine_tune, predict
+    from aminoglot.finetune.predictor import Predictor
 
 _HOMES = {
     "Embeddings": "aminoglot.engine",
     "Model": "aminoglot.engine",
+    "Predictor": "aminoglot.finetune.predictor",
     "Store": "aminoglot.embedding.formats",
     "embed": "aminoglot.embedding.api",
+    "fine_tune": "aminoglot.finetune.api",
     "load": "aminoglot.engine",
     "open": "aminoglot.embedding.store",
+    "predict": "aminoglot.finetune.api",
 }
 
 __all__ = [
@@ -48,11 +55,14 @@ __all__ = [
     "Model",
     "ModelError",
     "OutputError",
+    "Predictor",
     "Store",
     "__version__",
     "embed",
+    "fine_tune",
     "load",
     "open",
+    "predict",
 ]
 
 

@@ -1,4 +1,4 @@
-"""Runs `aminoglot embed` many times in forked children, and does to them what the world does: kills, full disks.
+"""Runs `aminoglot` many times in forked children, and does to them what the world does: kills, full disks.
 
 One interpreter pays for importing torch once; every request is a fresh child of it. Requests come as JSON lines on
 standard input, answers leave as JSON lines on standard output. Started by :class:`tests.embedding.helpers.Driver`.
@@ -26,7 +26,10 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import h5py  # noqa: F401  imported before the fork, so that children need not
+import matplotlib.figure  # noqa: F401
 import pyarrow.parquet  # noqa: F401
+import scipy.stats  # noqa: F401
+import sklearn.metrics  # noqa: F401
 import torch
 from rich.console import Console
 
@@ -36,13 +39,17 @@ from aminoglot.embedding import job, task
 from aminoglot.embedding.formats import h5, npz, parquet, pt, safetensors  # noqa: F401
 from aminoglot.embedding.report import Report
 from aminoglot.engine import hardware
+from aminoglot.finetune import metrics, pictures, prediction, run, state  # noqa: F401
 from aminoglot.jobs import ShardLimits
 from aminoglot.jobs.plan import Plan
 from aminoglot.models.esm2 import ESM2
 
 _PACKAGE = Path(aminoglot.__file__).parent
 _COUNTED = {
-    str(path) for room in ("jobs", "embedding") for path in (_PACKAGE / room).rglob("*.py") if path.name != "report.py"
+    str(path)
+    for room in ("jobs", "embedding", "finetune")
+    for path in (_PACKAGE / room).rglob("*.py")
+    if path.name != "report.py"
 } | {str(Path(shutil.__file__))}
 
 
@@ -119,6 +126,26 @@ def _die_removing(strike: int, hooked: Callable[[str, Callable[[], None]], None]
     hooked(phase, lambda: sys.addaudithook(hook))
 
 
+def _die_writing(state_number: int) -> None:
+    """SIGKILL when half of a fit's state of this number is on the disk."""
+    original, count = state._write, 0
+
+    def write(path: Path, data: bytes) -> None:
+        nonlocal count
+        count += 1
+        original(path, data if count < state_number else data[: len(data) // 2])
+        if count == state_number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    state._write = write
+
+
+def _hurry() -> None:
+    """Draw no pictures, and bootstrap with few draws: what kills do to a run does not depend on them."""
+    pictures.png = lambda _: b"a picture"
+    metrics.DRAWS, metrics.FEWER_DRAWS = 20, 10
+
+
 def _log_shards(path: str) -> None:
     original = Plan.sequences
 
@@ -181,6 +208,10 @@ def _child(request: dict[str, Any]) -> None:
         _die_removing(request["die_exporting"], _before, "export")
     if request.get("die_clearing"):
         _die_removing(request["die_clearing"], _before, "make_plan")
+    if request.get("hurry"):
+        _hurry()
+    if request.get("die_writing"):
+        _die_writing(request["die_writing"])
     marks = request.get("marks")
     if request.get("strike") or marks:
         _lines(request.get("strike") or -1, request.get("signal") or signal.SIGKILL, Path(marks) if marks else None)

@@ -352,3 +352,26 @@ def test_damaged_parquet(codec: str, tmp_path: Path) -> None:
     text[4:300] = b"\xff" * 296
     with pytest.raises(InputError, match=r"a\.parquet"):
         read(write(tmp_path, "a.parquet", bytes(text)))
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "parquet"])
+def test_other_columns_come_along(tmp_path: Path, form: str) -> None:
+    """As text, in the order asked, whatever their order and type in the table; cells of a short row are empty."""
+    path = tmp_path / f"a.{form}"
+    if form == "parquet":
+        path.write_bytes(parquet({"y": [0.5, None], "sequence": ["MKV", "MA"], "z": [[1, 2], [3]], "id": ["a", "b"]}))
+    else:
+        text = 'y,sequence,id,z\n0.5,MKV,a,"1,2"\n,MA,b,3\n0,MC,c\n'
+        path.write_text(text if form == "csv" else text.replace('"1,2"', "1;2").replace(",", "\t").replace(";", ","))
+    found = proteins(path, Columns(others=("z", "y")))
+    assert [one.cells for one in found[:2]] == [("1,2", "0.5"), ("3", "")]
+    if form != "parquet":
+        assert found[2].cells == ("", "0")
+    assert all(one.cells == () for one in proteins(path))
+    with pytest.raises(InputError, match="there is no column 'x'; the columns are y, sequence"):
+        read(path, Columns(others=("x",)))
+
+
+def test_fasta_has_no_other_columns(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.fasta", b">a y=1\nMKV\n")
+    assert [(one.cells, one.description) for one in proteins(path, Columns(others=("y",)))] == [((), "y=1")]

@@ -7,6 +7,7 @@
     huggingface         ESM-2 in such a folder
     pegasus             ProtT5nv in such a folder
     transformer_engine  NVIDIA's recipes in such a folder
+    peft                LoRA adapters, merged into their base
     fair_esm            .pt files
     nemo1, nemo2        NVIDIA's .nemo files and NeMo 2 folders
     untrained           random:NAME

@@ -20,6 +20,7 @@ from aminoglot.checkpoints import (
     huggingface,
     nemo1,
     nemo2,
+    peft,
     pegasus,
     registry,
     transformer_engine,
@@ -126,6 +127,8 @@ def _known(known: registry.Known) -> Checkpoint:
 
 def _path(path: Path, name: str) -> Checkpoint:
     if path.is_dir():
+        if peft.is_adapter(path):
+            return peft.resolved(path, name, resolve)
         if folders.is_folder(path):
             return _folder(path, name)
         return _opened(path, name)

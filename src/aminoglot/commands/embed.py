@@ -12,7 +12,7 @@ from cyclopts import Parameter, Token
 from aminoglot.embedding.options import Options
 
 
-def _no_option(_: object, value: str) -> None:
+def no_option(_: object, value: str) -> None:
     """Names that begin with a hyphen are allowed for the sake of -, standard input; a mistyped flag is none."""
     if value.startswith("-") and value != "-":
         raise ValueError(f"unknown option {value}")
@@ -36,7 +36,7 @@ class Flags(Options):
 
 
 def embed(
-    *inputs: Annotated[str, Parameter(name="INPUT", allow_leading_hyphen=True, validator=_no_option)],
+    *inputs: Annotated[str, Parameter(name="INPUT", allow_leading_hyphen=True, validator=no_option)],
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     options: Annotated[Flags, Parameter(name="*", negative="")] = Flags(),
 ) -> int:

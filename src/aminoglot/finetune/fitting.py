@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -53,10 +53,15 @@ class Schedule:
 
 
 class Problem(Protocol):
-    """What is learnt: a module, rows to learn from, and how well it does on rows held out."""
+    """What is learnt: a module, rows to learn from, and how well it does on rows held out.
 
-    module: nn.Module
+    A problem that also has ``parts``, see :class:`Parted`, is asked for those instead of its ``loss``.
+    """
+
     rows: int
+
+    @property
+    def module(self) -> nn.Module: ...
 
     def loss(self, rows: Rows) -> Tensor:
         """Mean loss of each copy on these rows of the training set, [S], differentiable."""
@@ -64,6 +69,15 @@ class Problem(Protocol):
 
     def validate(self) -> NDArray[np.float64]:
         """How far from right each copy is on what validation holds, [S]: the smaller the better."""
+        ...
+
+
+@runtime_checkable
+class Parted(Protocol):
+    """A problem whose loss comes in parts, so that memory holds what one of them needs to be differentiated."""
+
+    def parts(self, rows: Rows) -> Iterator[Tensor]:
+        """What adds up to the mean loss of each copy on these rows, each [S]."""
         ...
 
 
@@ -177,21 +191,30 @@ def _epoch(
     problem.module.train()
     step = epoch * -(-problem.rows // schedule.batch)
     for number, rows in enumerate(batches(problem.rows, schedule.batch, seed, epoch), step):
-        loss_S = problem.loss(rows)
+        optimizer.zero_grad(set_to_none=True)
+        loss_S = _differentiated(problem, rows)
         if not bool(torch.isfinite(loss_S).all()):
             raise JobError(f"epoch {epoch + 1}: the loss is {loss_S.tolist()}; a lower rate may help")
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate * schedule.factor(number, steps)
-        optimizer.zero_grad(set_to_none=True)
-        loss_S.sum().backward()
         if schedule.clip is not None:
             nn.utils.clip_grad_norm_(
                 [one for group in optimizer.param_groups for one in group["params"]], schedule.clip
             )
         optimizer.step()
-        total += loss_S.detach().cpu().double() * len(rows)
+        total += loss_S.cpu().double() * len(rows)
         done(len(rows))
     return (total / problem.rows).tolist()
+
+
+def _differentiated(problem: Problem, rows: Rows) -> Tensor:
+    """The mean loss of each copy, [S], once its gradients are in the parameters."""
+    whole: Tensor | None = None
+    for loss_S in problem.parts(rows) if isinstance(problem, Parted) else (problem.loss(rows),):
+        loss_S.sum().backward()
+        whole = loss_S.detach() if whole is None else whole + loss_S.detach()
+    assert whole is not None, "a batch without rows"
+    return whole
 
 
 def _keep(best: dict[str, Tensor], parameters: dict[str, nn.Parameter], history: History, copies: int) -> None:

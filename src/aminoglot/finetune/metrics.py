@@ -113,13 +113,33 @@ def accuracy_interval(correct: NDArray[np.bool_], owners: Integers, seed: int = 
 
 
 def interval(
-    measure: Callable[[NDArray[Any], NDArray[Any]], float], predicted: NDArray[Any], actual: NDArray[Any], seed: int = 0
+    measure: Callable[[NDArray[Any], NDArray[Any]], float],
+    predicted: NDArray[Any],
+    actual: NDArray[Any],
+    seed: int = 0,
+    owners: Integers | None = None,
 ) -> Interval:
-    """Any score of a row a protein, its limits by drawing rows."""
+    """Any score, its limits by drawing whole proteins.
+
+    Args:
+        measure: from predicted and actual rows to a score.
+        predicted: [n]
+        actual: [n]
+        seed: of the draws.
+        owners: [n], which protein each row is of; None where each is one of its own.
+    """
     generator = np.random.default_rng(seed)
     found = np.empty(FEWER_DRAWS)
+    rows = np.arange(len(actual))
+    of = None
+    if owners is not None:
+        _, owner = np.unique(owners, return_inverse=True)
+        order = np.argsort(owner, kind="stable")
+        of = np.split(rows[order], np.cumsum(np.bincount(owner))[:-1])
     for draw in range(FEWER_DRAWS):
-        chosen = generator.integers(len(actual), size=len(actual))
+        chosen = generator.integers(len(rows if of is None else of), size=len(rows if of is None else of))
+        if of is not None:
+            chosen = np.concatenate([of[one] for one in chosen])
         found[draw] = measure(predicted[chosen], actual[chosen])
     return _limits(measure(predicted, actual), found)
 

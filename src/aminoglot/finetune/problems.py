@@ -148,9 +148,9 @@ def losses(y_SNC: Tensor, labels: NDArray[Any], kind: Kind, unit: Tensor, weight
     if len(labels) == 0:
         return y_SNC.sum((1, 2)) * 0.0
     if kind == "number":
-        target_N = torch.from_numpy(np.asarray(labels, np.float32))
+        target_N = torch.from_numpy(np.asarray(labels, np.float32)).to(y_SNC.device)
         return (((y_SNC[..., 0] - target_N) / unit) ** 2).mean(1)
-    target_SN = torch.from_numpy(np.asarray(labels, np.int64)).expand(copies, -1)
+    target_SN = torch.from_numpy(np.asarray(labels, np.int64)).to(y_SNC.device).expand(copies, -1)
     found_SN = F.cross_entropy(y_SNC.transpose(1, 2), target_SN, reduction="none")
     if weights is None:
         return found_SN.mean(1)

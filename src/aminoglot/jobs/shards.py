@@ -52,9 +52,12 @@ class ShardReader:
 
     def take(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Any rows of one array, through a map that is gone afterwards."""
+        return np.asarray(self.mapped(name)[rows])
+
+    def mapped(self, name: str) -> NDArray[Any]:
+        """One array, whose numbers are read when they are looked at."""
         dtype, shape, at = self._array(name)
-        mapped = np.memmap(self._path, dtype=dtype, mode="r", offset=at, shape=shape)
-        return np.asarray(mapped[rows])
+        return np.memmap(self._path, dtype=dtype, mode="r", offset=at, shape=shape)
 
     def _array(self, name: str) -> tuple[np.dtype[Any], tuple[int, ...], int]:
         info = self._header[name]

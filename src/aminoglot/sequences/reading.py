@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, repeat
 from typing import BinaryIO
 
 from aminoglot.errors import InputError
@@ -35,10 +35,26 @@ Record = Protein | BadRecord
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Names of a table's columns, where they are not the usual ones."""
+    """Which columns of a table are read.
+
+    Attributes:
+        id: the name of the id column, where it is not a usual one.
+        sequence: the name of the sequence column, where it is not a usual one.
+        others: names of more columns, whose cells become :attr:`Protein.cells`; FASTA has none.
+    """
 
     id: str | None = None
     sequence: str | None = None
+    others: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Positions of a table's columns; None where there is no id column."""
+
+    id: int | None
+    sequence: int
+    others: tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -89,7 +105,8 @@ class Reader:
         _refuse_binary(source.name, start)
         first = start.lstrip()[:1]
         if first in (b">", b";"):
-            if self.columns != Columns() and not self._tables and source is self.sources[-1]:
+            named = self.columns.id is not None or self.columns.sequence is not None
+            if named and not self._tables and source is self.sources[-1]:
                 raise InputError(
                     f"{source.name}: a FASTA file has no columns, so --id-column and --sequence-column say nothing; "
                     "leave them out"
@@ -110,13 +127,13 @@ class Reader:
         try:
             rows = csv.reader(text, delimiter=_delimiter(first), strict=True)
             names = next((row for row in rows if row), [])
-            id_at, sequence_at = self._find_columns(source.name, names)
+            places = self._find_columns(source.name, names)
             line = blank + rows.line_num + 1
             empty = True
             for row in rows:
                 if row:
                     empty = False
-                    yield self._row(source.name, line, row, id_at, sequence_at)
+                    yield self._row(source.name, line, row, places)
                 line = blank + rows.line_num + 1
             if empty:
                 raise InputError(f"{source.name}: a table without rows")
@@ -130,11 +147,12 @@ class Reader:
             csv.field_size_limit(limit)
             text.detach()
 
-    def _row(self, name: str, line: int, row: list[str], id_at: int | None, sequence_at: int) -> Record:
-        word = f"row_{next(self._row_numbers)}" if id_at is None else "".join(row[id_at : id_at + 1]).strip()
-        if len(row) <= sequence_at:
-            return BadRecord(word, name, line, f"the row has {len(row)} cells, its sequence would be {sequence_at + 1}")
-        return record(word, row[sequence_at].strip().encode(), name, line)
+    def _row(self, name: str, line: int, row: list[str], at: _Places) -> Record:
+        word = f"row_{next(self._row_numbers)}" if at.id is None else "".join(row[at.id : at.id + 1]).strip()
+        if len(row) <= at.sequence:
+            return BadRecord(word, name, line, f"the row has {len(row)} cells, its sequence would be {at.sequence + 1}")
+        cells = tuple("".join(row[other : other + 1]).strip() for other in at.others)
+        return record(word, row[at.sequence].strip().encode(), name, line, cells=cells)
 
     def _parquet(self, source: Source, stream: io.BufferedReader) -> Iterator[Record]:
         import pyarrow as pa
@@ -142,24 +160,31 @@ class Reader:
 
         try:
             file = pq.ParquetFile(source.path if source.compression() is None else pa.BufferReader(stream.read()))
-            id_at, sequence_at = self._find_columns(source.name, file.schema_arrow.names)
-            wanted = [file.schema_arrow.names[at] for at in (id_at, sequence_at) if at is not None]
+            names = file.schema_arrow.names
+            at = self._find_columns(source.name, names)
+            wanted = {names[one] for one in (at.id, at.sequence, *at.others) if one is not None}
             line = 0
-            for batch in file.iter_batches(_PARQUET_ROWS, columns=wanted):
-                texts = batch.column(wanted[-1]).to_pylist()
-                words = batch.column(wanted[0]).to_pylist() if id_at is not None else [None] * len(texts)
-                for word, text in zip(words, texts, strict=True):
+            for batch in file.iter_batches(_PARQUET_ROWS, columns=sorted(wanted)):
+                texts = batch.column(names[at.sequence]).to_pylist()
+                words = batch.column(names[at.id]).to_pylist() if at.id is not None else [None] * len(texts)
+                others = [map(_cell, batch.column(names[other]).to_pylist()) for other in at.others]
+                cells = zip(*others, strict=True) if others else repeat((), len(texts))
+                for word, text, more in zip(words, texts, cells, strict=True):
                     line += 1
-                    if id_at is None:
+                    if at.id is None:
                         word = f"row_{next(self._row_numbers)}"
-                    yield _parquet_record(source.name, line, word, text)
+                    yield _parquet_record(source.name, line, word, text, more)
             if line == 0:
                 raise InputError(f"{source.name}: a table without rows")
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InputError(f"{source.name}: not a readable Parquet file ({error})") from error
 
-    def _find_columns(self, name: str, names: Sequence[str]) -> tuple[int | None, int]:
-        """Positions of the id and the sequence column; None when there is no id column."""
+    def _find_columns(self, name: str, names: Sequence[str]) -> _Places:
+        """Where a table's columns are.
+
+        Raises:
+            InputError: for a column that is not there, or there twice.
+        """
         self._tables += 1
         sequence_at = _find(name, names, self.columns.sequence, SEQUENCE_COLUMNS)
         id_at = _find(name, names, self.columns.id, ID_COLUMNS)
@@ -179,12 +204,13 @@ class Reader:
                 f"{name}, line 1: no column named {' or '.join(SEQUENCE_COLUMNS)}; the columns are "
                 f"{_columns(names)}. Name yours with --sequence-column (a FASTA file starts with '>')"
             )
-        for at in (id_at, sequence_at):
+        others = tuple(at for one in self.columns.others if (at := _find(name, names, one, ())) is not None)
+        for at in (id_at, sequence_at, *others):
             if at is not None and list(names).count(names[at]) > 1:
                 raise InputError(f"{name}, line 1: more than one column is named {names[at]!r}; rename one")
         if id_at is None:
             self.notes.append(f"{name}: no id column ({', '.join(ID_COLUMNS)}), proteins are named row_1, row_2, ...")
-        return id_at, sequence_at
+        return _Places(id_at, sequence_at, others)
 
 
 def _delimiter(first: bytes) -> str:
@@ -214,11 +240,18 @@ def _columns(names: Sequence[str]) -> str:
     return shown if len(names) <= 20 else f"{shown} and {len(names) - 20:,} more"
 
 
-def _parquet_record(name: str, line: int, word: object, text: object) -> Record:
+def _cell(value: object) -> str:
+    """A value of a Parquet column as text; one that is missing is empty, lists are their values parted by commas."""
+    if isinstance(value, list):
+        return ",".join(map(_cell, value))
+    return "" if value is None else str(value).strip()
+
+
+def _parquet_record(name: str, line: int, word: object, text: object, cells: tuple[str, ...]) -> Record:
     shown = "" if word is None else (word.decode() if isinstance(word, bytes) else str(word)).strip()
     if not isinstance(text, str | bytes):
         return BadRecord(shown, name, line, f"the sequence is {'missing' if text is None else type(text).__name__}")
-    return record(shown, text.strip().encode() if isinstance(text, str) else text.strip(), name, line)
+    return record(shown, text.strip().encode() if isinstance(text, str) else text.strip(), name, line, cells=cells)
 
 
 def _fasta(name: str, stream: io.BufferedReader, first_line: int) -> Iterator[Record]:

@@ -24,6 +24,7 @@ class Protein:
         source: the file it came from.
         line: the line of its header or row, counted from 1 (rows for Parquet).
         description: the rest of its header.
+        cells: of those other columns that were asked for; empty where a row is too short.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Protein:
     source: str
     line: int
     description: str = ""
+    cells: tuple[str, ...] = ()
 
     @property
     def place(self) -> str:
@@ -63,7 +65,9 @@ def protein_id(word: str) -> str:
     return match[1] if match else word
 
 
-def record(word: str, text: bytes, source: str, line: int, description: str = "") -> Protein | BadRecord:
+def record(
+    word: str, text: bytes, source: str, line: int, description: str = "", cells: tuple[str, ...] = ()
+) -> Protein | BadRecord:
     """Judge one record: ``word`` is its id as written, ``text`` its residues as written."""
     if not word:
         return BadRecord("", source, line, "it has no id")
@@ -75,4 +79,4 @@ def record(word: str, text: bytes, source: str, line: int, description: str = ""
         sequence, replaced = clean(text)
     except LetterError as error:
         return BadRecord(word, source, line, str(error))
-    return Protein(protein_id(word), word, sequence, replaced, source, line, description)
+    return Protein(protein_id(word), word, sequence, replaced, source, line, description, cells)

@@ -1,0 +1,127 @@
+"""Labels as text, and what they mean: numbers or classes, of a protein or of each of its residues."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aminoglot.finetune.metrics import Kind
+
+_MISSING = ("", "na", "n/a", "#n/a", "nan", "null")
+_PARTS = re.compile(r"[,;\s]+")
+_UNKNOWN = "-?"
+"""Letters of a residue that has no label."""
+_MOSTLY = 0.8
+"""Share of cells that are numbers from which on the others are taken for mistakes."""
+_SHOWN = 40
+
+Label = NDArray[Any]
+"""Of a protein [1], or of its residues [L]: float64 numbers (NaN where there is none), or text of one class each."""
+
+
+class LabelError(ValueError):
+    """A label that cannot be used, and why."""
+
+
+def missing(cell: str) -> bool:
+    """Whether a cell says that there is no label: empty, NA, N/A, #N/A, nan, null, in any case."""
+    return cell.strip().lower() in _MISSING
+
+
+def number(cell: str) -> float:
+    """A finite number.
+
+    Raises:
+        LabelError: for anything else, with a hint.
+    """
+    try:
+        value = float(cell)
+    except ValueError:
+        shown = repr(cell if len(cell) <= _SHOWN else f"{cell[:_SHOWN]}...")
+        hint = "; write 0.5, not 0,5" if re.fullmatch(r"[+-]?\d+,\d+", cell) else ""
+        raise LabelError(f"{shown} is no number{hint}") from None
+    if "_" in cell:  # Python takes 1_000
+        raise LabelError(f"{cell!r} is no number")
+    if math.isinf(value):
+        raise LabelError(f"{cell!r} is not finite")
+    return value
+
+
+def kind_of(cells: Iterable[str], per_residue: bool) -> Kind:
+    """Whether labels are numbers or classes, as they look.
+
+    Numbers, if most cells are, and there are more than two different ones; text among them is then a mistake. Of
+    residues, whether they are lists of numbers or letters.
+    """
+    found = list(dict.fromkeys(cells))
+    if per_residue:
+        return "number" if any(_PARTS.search(cell.strip()) or cell.startswith("[") for cell in found) else "classes"
+    numbers = sum(_is_number(cell) for cell in found)
+    return "number" if numbers > 2 and numbers >= _MOSTLY * len(found) else "classes"
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        number(cell)
+    except LabelError:
+        return False
+    return True
+
+
+def of_protein(cell: str, kind: Kind) -> Label:
+    """The label of a protein, [1].
+
+    Raises:
+        LabelError: for text where there should be a number.
+    """
+    return np.array([number(cell)]) if kind == "number" else np.array([cell])
+
+
+def of_residues(cell: str, kind: Kind, length: int) -> Label:
+    """The labels of a protein's residues, [L].
+
+    Args:
+        cell: a letter a residue, or numbers parted by commas, semicolons or blanks, perhaps in brackets.
+        kind: what they are.
+        length: L.
+
+    Raises:
+        LabelError: when there are more or fewer labels than residues, or text where there should be a number.
+    """
+    if kind == "classes":
+        found = np.array(list(cell))
+    else:
+        parts = _PARTS.split(cell.strip().removeprefix("[").removesuffix("]").strip(" ,;"))
+        found = np.array([math.nan if missing(part) or part in _UNKNOWN else number(part) for part in parts])
+    if len(found) != length:
+        raise LabelError(f"{len(found):,} labels for {length:,} residues")
+    return found
+
+
+def counted(label: Label, mask: str | None) -> NDArray[np.bool_]:
+    """Which entries of a label count: those that say something, and that the mask does not hide.
+
+    Raises:
+        LabelError: for a mask that is not as long as the label, or anything but 0 and 1.
+    """
+    there: NDArray[np.bool_] = ~np.isnan(label) if label.dtype.kind == "f" else ~np.isin(label, list(_UNKNOWN))
+    if mask is None:
+        return there
+    if strange := set(mask) - {"0", "1"}:
+        raise LabelError(f"a mask is made of 0 and 1, this one has {min(strange)!r}")
+    if len(mask) != len(label):
+        raise LabelError(f"a mask of {len(mask):,} for {len(label):,} residues")
+    there &= np.frombuffer(mask.encode(), np.uint8) == ord("1")
+    return there
+
+
+def class_names(labels: Sequence[Label], masks: Sequence[NDArray[np.bool_]]) -> tuple[str, ...]:
+    """All classes in order: by value where all are numbers, else by letters."""
+    found = {str(name) for label, mask in zip(labels, masks, strict=True) for name in np.unique(label[mask])}
+    by_value = all(_is_number(name) for name in found)
+    return tuple(sorted(found, key=lambda name: (float(name) if by_value else 0.0, name)))

@@ -1,0 +1,1 @@
+"""The room that learns properties from labelled proteins."""
