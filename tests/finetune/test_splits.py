@@ -104,6 +104,7 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, list[in
     return dataset(write_table(tmp_path_factory.mktemp("families") / "a.csv", table)), [*of, 20]
 
 
+@pytest.mark.slow
 def test_relatives_stay_together(families: tuple[Dataset, list[int]], tmp_path: Path) -> None:
     found, of = families
     splits = made(found, tmp_path, split="clusters")
@@ -117,9 +118,9 @@ def test_relatives_stay_together(families: tuple[Dataset, list[int]], tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_family_cannot_be_split(tmp_path: Path) -> None:
-    table = [{"id": f"P{i}", "sequence": text, "label": str(i)} for i, text in enumerate(family(1, 12))]
-    found = dataset(write_table(tmp_path / "a.csv", table))
+def test_one_family_cannot_be_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = dataset(write_table(tmp_path / "a.csv", rows(12)))
+    monkeypatch.setattr(mmseqs, "cluster", lambda *_: np.array([(0, i) for i in range(12)]))
     with pytest.raises(InputError, match="1 cluster of these 12 proteins, and three are needed"):
         made(found, tmp_path, split="clusters")
 

@@ -98,7 +98,8 @@ def fine_tune(
             drop leaves such proteins out.
         class_weights: balanced weighs rare classes more, so that all count alike.
         epochs: passes over the training set, at most (head 100, lora and full 20).
-        patience: ends when more than so many epochs in a row bring no better validation (head 10, lora and full 3).
+        patience: ends when more than so many epochs in a row bring no better validation (head 10, lora and full
+            3).
         rate: the learning rate (head 1e-3, lora 1e-3, full 1e-4).
         batch: proteins an update (head 64, lora and full 32).
         rank: of LoRA's matrices.
@@ -148,9 +149,9 @@ def predict(
         model: the base model, where it lies elsewhere now; its weights must be those of the run.
         probabilities: write how likely each class is, beside the likeliest.
         long: what becomes of proteins over the model's limit; as in training unless named.
-        precision: as for `aminoglot embed`.
+        precision: auto is the run's own, which the head knows; others as for `aminoglot embed`.
         device: auto, cpu, cuda, cuda:N or mps.
-        backend: who computes on a CPU: OpenVINO where it is installed, else torch.
+        backend: who computes on a CPU: auto is the run's own.
         bad_records: records that are no protein stop the job before it computes; skip lists them and goes on.
         duplicates: one id with two sequences stops the job; number keeps both, as P1 and P1_2.
         id_column: name of a table's id column.

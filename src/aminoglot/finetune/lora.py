@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aminoglot.checkpoints.peft import Adapter
+from aminoglot.errors import ModelError
 from aminoglot.finetune.options import Target
 from aminoglot.models.family import Network
 from aminoglot.models.linear import Linear
@@ -72,6 +73,28 @@ def adapt(network: Network, targets: Sequence[Target], rank: int, alpha: float, 
             assert isinstance(base, Linear)
             drawn = int(np.random.SeedSequence((seed, zlib.crc32(name.encode()))).generate_state(1)[0])
             setattr(holder, target, LoRA(base, rank, alpha, drawn))
+
+
+def attach(network: Network, made: Adapter) -> None:
+    """Put an adapter that was learnt beside a network's matrices, in place, as it was in training.
+
+    Raises:
+        ModelError: when it does not fit.
+    """
+    rank = made.rank
+    for name, (a_rI, b_Or) in made.matrices.items():
+        holder_name, _, target = name.rpartition(".")
+        try:
+            holder = network.get_submodule(holder_name)
+            base = getattr(holder, target)
+        except AttributeError as error:
+            raise ModelError(f"{made.base}: the adapter has {name}, which this model has not") from error
+        if not isinstance(base, Linear) or base.weight.shape != (len(b_Or), a_rI.shape[1]):
+            raise ModelError(f"{made.base}: the adapter's {name} does not fit this model")
+        beside = LoRA(base, rank, made.scale * rank, 0).requires_grad_(False)
+        beside.lora_A.copy_(a_rI)
+        beside.lora_B.copy_(b_Or)
+        setattr(holder, target, beside.eval())
 
 
 def adapted(network: nn.Module) -> Iterator[tuple[str, LoRA]]:

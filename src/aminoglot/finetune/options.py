@@ -145,9 +145,9 @@ class PredictionOptions:
         model: The base model, where it lies elsewhere now; its weights must be those of the run.
         probabilities: Write how likely each class is, beside the likeliest.
         long: What becomes of proteins over the model's limit; as in training unless named.
-        precision: As for `aminoglot embed`.
+        precision: auto is the run's own, which the head knows; others as for `aminoglot embed`.
         device: auto, cpu, cuda, cuda:N or mps.
-        backend: Who computes on a CPU: OpenVINO where it is installed, else torch.
+        backend: Who computes on a CPU: auto is the run's own.
         bad_records: Records that are no protein stop the job before it computes; skip lists them and goes on.
         duplicates: One id with two sequences stops the job; number keeps both, as P1 and P1_2.
         id_column: Name of a table's id column.

@@ -22,12 +22,15 @@ from torch import Tensor
 
 from aminoglot.checkpoints import Checkpoint, peft, resolve, worth_saying
 from aminoglot.engine import Embedded, Model, choose
+from aminoglot.engine.hardware import Backend, Hardware
 from aminoglot.errors import AminoglotWarning, InputError, JobError, ModelError
+from aminoglot.finetune import lora
 from aminoglot.finetune.heads import Head, HeadName
 from aminoglot.finetune.metrics import Kind
 from aminoglot.finetune.options import Method, Of
 from aminoglot.finetune.outcome import told
 from aminoglot.jobs.storage import file_digest
+from aminoglot.models.linear import Precision
 from aminoglot.settings import BackendChoice, Long, Pool, PrecisionChoice
 
 FILE, HEAD, ADAPTER, MODEL = "predictor.json", "head.safetensors", "adapter", "model"
@@ -54,7 +57,10 @@ class Recipe:
         long: what became of long proteins.
         limit: the model's, in residues.
         model: the base model, as a user names it.
-        model_digest: of the network's weights under the head, before LoRA is merged into them.
+        model_digest: of the network's weights under the head, without LoRA.
+        precision: of its products, as the head knows them.
+        backend: who computed them.
+        device: kind of device.
         files: SHA-256 of the files beside this one.
         aminoglot: the version that wrote it.
         layout: of this file.
@@ -72,6 +78,9 @@ class Recipe:
     limit: int
     model: str
     model_digest: str
+    precision: Precision
+    backend: Backend
+    device: str
     files: Mapping[str, str]
     aminoglot: str
     layout: int = LAYOUT
@@ -115,7 +124,9 @@ class Predictor:
     Args:
         folder: of the run.
         model: the base model, where it lies elsewhere now; its weights must be the same.
-        device, precision, backend: as in :func:`aminoglot.load`.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        precision: ``auto`` is the run's own; else as in :func:`aminoglot.load`.
+        backend: likewise.
 
     Attributes:
         recipe: what is predicted, and how.
@@ -138,9 +149,10 @@ class Predictor:
         self.folder = Path(folder).expanduser()
         self.recipe = read_recipe(self.folder)
         checkpoint = self._checkpoint(None if model is None else fspath(model))
-        for note in worth_saying(checkpoint.notes):
+        hardware = self._hardware(device, precision, backend)
+        for note in (*worth_saying(checkpoint.notes), *self._unlike(hardware)):
             warnings.warn(note, AminoglotWarning, stacklevel=2)
-        self.model = Model(checkpoint, choose(device, precision, backend))
+        self.model = self._model(checkpoint, hardware)
         self.head = _head(self.folder / HEAD, self.recipe)
 
     def _checkpoint(self, named: str | None) -> Checkpoint:
@@ -150,9 +162,41 @@ class Predictor:
         found = resolve(where)
         if found.digest != recipe.model_digest:
             raise ModelError(f"{where}: not the model that the run used: its weights differ")
-        if recipe.method != "lora":
-            return found
-        return peft.merged(found, peft.read(self.folder / ADAPTER, found.config))
+        return found
+
+    def _hardware(self, device: str, precision: PrecisionChoice, backend: BackendChoice) -> Hardware:
+        """Where to compute: as in the run, unless told otherwise, or it cannot be."""
+        recipe = self.recipe
+        try:
+            return choose(
+                device,
+                recipe.precision if precision == "auto" else precision,
+                recipe.backend if backend == "auto" else backend,
+            )
+        except InputError:  # not on this machine; what the user asks is tried as it is, and refused by name
+            return choose(device, precision, backend)
+
+    def _unlike(self, hardware: Hardware) -> list[str]:
+        recipe = self.recipe
+        here = f"{hardware.precision} by {hardware.backend} on {hardware.kind}"
+        there = f"{recipe.precision} by {recipe.backend} on {recipe.device}"
+        if here == there:
+            return []
+        return [
+            f"the run computed in {there}, this does in {here}: predictions differ a little, and more where proteins "
+            "differ by few residues"
+        ]
+
+    def _model(self, checkpoint: Checkpoint, hardware: Hardware) -> Model:
+        """The network with LoRA beside its matrices, as in training; merged, where that cannot be."""
+        if self.recipe.method != "lora":
+            return Model(checkpoint, hardware)
+        made = peft.read(self.folder / ADAPTER, checkpoint.config)
+        if hardware.backend != "torch" or hardware.precision == "fp8":
+            return Model(peft.merged(checkpoint, made), hardware)
+        model = Model(checkpoint, hardware)
+        lora.attach(model.network, made)
+        return model
 
     def __repr__(self) -> str:
         recipe = self.recipe

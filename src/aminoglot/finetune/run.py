@@ -131,7 +131,8 @@ class _Run:
                 f"{options.model}: it came without a decoder, so that no format can hold all of it; take --method lora"
             )
         live = options.method != "head"
-        self.hardware = tuning.hardware(options) if live else choose(options.device, options.precision)
+        found = tuning.hardware(options) if live else choose(options.device, options.precision)
+        self.hardware = found.fitted(self.checkpoint.config.hidden)
 
     def run(self) -> Finetuned:
         found, notes = sources(self.inputs, self.folder / ".stdin")
@@ -167,6 +168,7 @@ class _Run:
             "model_digest": self.checkpoint.digest,
             "device": self.hardware.kind,
             "precision": self.hardware.precision,
+            "backend": self.hardware.backend,
             "torch": torch.__version__,
         }
         name = str(self.options.model)
@@ -266,6 +268,9 @@ class _Run:
             limit=self.limit,
             model=base,
             model_digest=digest,
+            precision=self.hardware.precision,
+            backend=self.hardware.backend,
+            device=self.hardware.kind,
             files=dict.fromkeys(files, ""),
             aminoglot=__version__,
         )
