@@ -31,10 +31,12 @@ class Rows:
     def __call__(self) -> dict[str, str]:
         assert status("models") == 0
         lines = [line.strip() for line in self.capsys.readouterr().out.splitlines()]
-        return {line.split()[0]: line for line in lines if line.startswith(("esm2-", "prott5nv"))}
+        return {line.split()[0]: line for line in lines if line.startswith(("aminoglot-", "esm2-", "prott5nv"))}
 
     def here(self) -> list[str]:
+        """Those that are here, beside the one that comes along."""
         table = self()
+        assert table.pop("aminoglot-5m").endswith(" yes")
         assert all(line.endswith((" yes", " no")) for line in table.values())
         return [name for name, line in table.items() if line.endswith(" yes")]
 

@@ -95,6 +95,7 @@ def test_what_nobody_may_pass_on_has_to_be_brought() -> None:
 
 def test_names_are_those_of_the_released_models() -> None:
     assert [known.repository for known in KNOWN.values()] == [
+        None,
         "facebook/esm2_t6_8M_UR50D",
         "facebook/esm2_t12_35M_UR50D",
         "facebook/esm2_t30_150M_UR50D",

@@ -6,11 +6,12 @@ from __future__ import annotations
 def models() -> None:
     """List the models known by name: size, source, licence, and whether they are on this machine."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from aminoglot.checkpoints import BUNDLED, KNOWN, hub
 
-    table = Table("name", "parameters", "source", "licence", "on this machine", box=None)
+    widest = max(len(known.repository or "") for known in KNOWN.values())  # to be copied, so never cut
+    table = Table("name", "parameters", Column("source", min_width=widest), "licence", "here", box=None)
     for known in KNOWN.values():
         here = known.name == BUNDLED or (known.repository and hub.cached(known.repository)) or hub.torch_hub(known)
         table.add_row(
