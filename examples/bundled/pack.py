@@ -80,7 +80,7 @@ def weights(run: Path, out: Path) -> int:
         raise SystemExit(f"a weight of {largest:g} does not fit into 16 bits")
     save_file({key: tensor.half() for key, tensor in tensors.items()}, out / WEIGHTS, {"format": "pt"})
     shutil.copyfile(run / "model" / CONFIG, out / CONFIG)
-    return sum(tensor.numel() for tensor in tensors.values())
+    return sum(tensor.numel() for key, tensor in tensors.items() if "inv_freq" not in key)  # nobody trains those
 
 
 def held_out(run: Path) -> str:

@@ -18,10 +18,10 @@ def no_option(_: object, value: str) -> None:
         raise ValueError(f"unknown option {value}")
 
 
-def _layers(_: object, tokens: Sequence[Token]) -> str | list[str]:
+def layers(_: object, tokens: Sequence[Token]) -> str | list[str]:
     """One layer stays one (no layer axis), several are a list; commas part them as blanks do."""
-    layers = [part for token in tokens for part in token.value.split(",")]
-    return layers[0] if len(layers) == 1 else layers
+    found = [part for token in tokens for part in token.value.split(",")]
+    return found[0] if len(found) == 1 else found
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Flags(Options):
 
     model: Annotated[str | None, Parameter(name=["--model", "-m"])] = Options.model
     layer: Annotated[
-        Any, Parameter(converter=_layers, n_tokens=-1, consume_multiple=1, metavar="STR...", show_default=False)
+        Any, Parameter(converter=layers, n_tokens=-1, consume_multiple=1, metavar="STR...", show_default=False)
     ] = Options.layer
     reuse: Path | None = None
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import Parameter, Token
+from cyclopts import Parameter
 
+from aminoglot.commands.embed import layers
 from aminoglot.evaluate.options import Options
 from aminoglot.evaluate.tasks import TaskName
-
-
-def _layers(_: object, tokens: Sequence[Token]) -> str | list[str]:
-    """One layer, all, or several with blanks or commas between."""
-    layers = [part for token in tokens for part in token.value.split(",")]
-    return layers[0] if len(layers) == 1 else layers
 
 
 @dataclass(frozen=True)
@@ -27,7 +21,7 @@ class Flags(Options):
     task: Annotated[tuple[TaskName, ...], Parameter(consume_multiple=True, show_default=False)] = Options.task
     split: Annotated[tuple[str, ...], Parameter(consume_multiple=True, show_default=False)] = Options.split
     layer: Annotated[
-        Any, Parameter(converter=_layers, n_tokens=-1, consume_multiple=1, metavar="STR...", show_default=False)
+        Any, Parameter(converter=layers, n_tokens=-1, consume_multiple=1, metavar="STR...", show_default=False)
     ] = Options.layer
 
 

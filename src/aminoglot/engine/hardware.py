@@ -122,8 +122,7 @@ def keep_freed_memory() -> None:
     """Tell the C library to keep what is freed (glibc; elsewhere nothing happens), for the rest of the process.
 
     Training frees and takes tens of megabytes thousands of times an update. glibc gives such blocks back to the system
-    at once, and the system fills each new page with zeros again when it is first touched: for large heads that takes
-    longer than the products.
+    at once, and the system fills each new page with zeros again when it is first touched.
     """
     most_mapped, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
     try:

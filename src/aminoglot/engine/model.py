@@ -34,7 +34,6 @@ from aminoglot.tokens import MASK
 
 Array = NDArray[np.float32]
 
-
 _LAYERS = 4
 """Batches become smaller where more layers than these are asked for: what they hold grows with them."""
 

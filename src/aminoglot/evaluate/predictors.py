@@ -90,7 +90,7 @@ def epochs(head: str, task: Task, rows: int) -> int:
 
 
 def product_type(task: Task) -> torch.dtype:
-    """What networks multiply in: residues are many, and bf16 twice as fast where the processor has it."""
+    """What networks multiply in: residues are many, and bf16 is faster where the processor has it."""
     from aminoglot.engine.hardware import choose
 
     native = choose("cpu", "auto", "torch").precision == "bf16"

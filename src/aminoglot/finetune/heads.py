@@ -202,7 +202,7 @@ def _filtered(x_1DP: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def _narrowly_filtered(h_SCP: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Each copy's filters on its own channels, [S, P, outputs].
 
-    A grouped convolution with as few outputs as here takes a CPU six times as long as one product for all taps, whose
+    A grouped convolution with as few outputs as here takes a CPU longer than one product for all taps, whose
     results are then added, each as far along as its tap is.
     """
     copies, outputs, channels, taps = weight.shape
