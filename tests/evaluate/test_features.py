@@ -106,7 +106,8 @@ def test_coverage(reach: Reach, expected: tuple[int, int, int, int], said: str) 
 
 def test_a_truncated_protein_keeps_its_one_label() -> None:
     kept, coverage = covered([Example("a", b"M" * 30, "1.0")], GB1, Reach("truncate", 20))
-    assert len(kept[0].sequence) == 30
+    assert len(kept[0].sequence) == 20, "cut for the model, cut for composition too"
+    assert kept[0].label == "1.0"
     assert (coverage.residues, coverage.all_residues) == (20, 30)
 
 

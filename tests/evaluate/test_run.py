@@ -189,6 +189,41 @@ def test_a_killed_run_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert without_seconds(outcome.results) == without_seconds(whole.results)
 
 
+def test_another_mask_is_told_anew(tmp_path: Path) -> None:
+    """Heads are learnt from training proteins; what they tell of the test set depends on which residues count."""
+    data = tmp_path / "FLIP"
+    write_residues(data)
+    masks = data / "secondary_structure" / "mask.fasta"
+    evaluate(data, tmp_path / "out", task=("secondary_structure",))
+    lines = masks.read_text().split("\n")
+    for n, line in enumerate(lines):
+        if line.startswith(">test"):
+            lines[n + 1] = "1" * (len(lines[n + 1]) - 2) + "00"
+    masks.write_text("\n".join(lines))
+    again = evaluate(data, tmp_path / "out", task=("secondary_structure",)).results
+    fresh = evaluate(data, tmp_path / "fresh", task=("secondary_structure",)).results
+    assert without_seconds(again) == without_seconds(fresh)
+
+
+def test_a_report_says_what_it_no_longer_shows(data: Path, tmp_path: Path) -> None:
+    screen = Said()
+    evaluate(data, tmp_path / "out", screen, task=("gb1",), split=("sampled",))
+    assert "also showed" not in screen.text
+    evaluate(data, tmp_path / "out", screen, task=("scl",))
+    assert "also showed gb1 sampled; this one does not" in screen.text
+
+
+def test_one_class_is_left_without_long_proteins(data: Path, tmp_path: Path) -> None:
+    path = data / "scl" / "mixed_soft.fasta"
+    lines = path.read_text().split("\n")
+    for n, line in enumerate(lines):
+        if line.startswith(">") and "TARGET=Nucleus" not in line and "SET=train" in line:
+            lines[n + 1] = "MKTAYIAKQR" * 103
+    path.write_text("\n".join(lines))
+    with pytest.raises(InputError, match=r"without long proteins: all training proteins have the class Nucleus"):
+        evaluate(data, tmp_path / "out", task=("scl",), long="skip")
+
+
 @pytest.mark.slow
 def test_a_run_killed_by_the_system_goes_on(data: Path, tmp_path: Path) -> None:
     """SIGKILL, wherever that comes; the next run ends well."""

@@ -95,6 +95,12 @@ class Block:
             found.update(np.ascontiguousarray(self.counted).tobytes())
         return found.hexdigest()
 
+    @cached_property
+    def told_digest(self) -> str:
+        """What stands for the rows that a head tells: of the sequences, and of which residues count."""
+        counted = b"" if self.counted is None else np.packbits(self.counted).tobytes()
+        return hashlib.sha256(self.digest.encode() + counted).hexdigest()[:32]
+
     @property
     def rows(self) -> int:
         """Of features."""
@@ -108,7 +114,8 @@ class Block:
 def covered(examples: Sequence[Example], task: Task, reach: Reach) -> tuple[list[Example], Coverage]:
     """What is left of a set where long proteins are dropped or cut.
 
-    Where residues have labels, those beyond a cut have no features: they are neither learnt from nor scored.
+    Cut proteins are cut for every row, composition included. Where residues have labels, those beyond the cut are
+    neither learnt from nor scored.
     """
     kept = []
     residues = 0
@@ -120,13 +127,14 @@ def covered(examples: Sequence[Example], task: Task, reach: Reach) -> tuple[list
             continue
         cut = length > reach.limit and reach.long == "truncate"
         residues += reach.limit if cut else length
-        kept.append(_cut(example, reach.limit) if cut and task.per == "residue" else example)
+        kept.append(_cut(example, task, reach.limit) if cut else example)
     return kept, Coverage(len(kept), len(examples), residues, sum(len(e.sequence) for e in examples))
 
 
-def _cut(example: Example, limit: int) -> Example:
+def _cut(example: Example, task: Task, limit: int) -> Example:
     mask = None if example.mask is None else example.mask[:limit]
-    return replace(example, sequence=example.sequence[:limit], label=example.label[:limit], mask=mask)
+    label = example.label[:limit] if task.per == "residue" else example.label
+    return replace(example, sequence=example.sequence[:limit], label=label, mask=mask)
 
 
 def block(examples: Sequence[Example], task: Task) -> Block:

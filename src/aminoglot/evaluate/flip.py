@@ -389,9 +389,16 @@ def _complete(split: Split, path: Path) -> None:
         )
     if empty := [name for name, found in split.sets.items() if not found]:
         raise InputError(f"{path}: no protein in {' and '.join(empty)}")
-    if split.task.kind == "classes" and split.task.per == "protein" and len({e.label for e in split.train}) == 1:
-        raise InputError(f"{path}: all training proteins have the class {split.train[0].label}; nothing can be learnt")
+    if said := unlearnable(split.train, split.task):
+        raise InputError(f"{path}: {said}")
     split.notes += _repeats(split)
+
+
+def unlearnable(train: Sequence[Example], task: Task) -> str | None:
+    """Why nothing can be learnt from a training set, if so."""
+    if task.kind == "classes" and task.per == "protein" and len({example.label for example in train}) == 1:
+        return f"all training proteins have the class {train[0].label}; nothing can be learnt"
+    return None
 
 
 def tenth(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from aminoglot.jobs.storage import explained, write_whole
 
-VERSION = 2
+VERSION = 3
 """Changes whenever the same options would give other numbers."""
 _VALIDATION = "validation"
 
@@ -27,7 +27,7 @@ class Part:
 
     Attributes:
         validation: [S, n]
-        tests: by the digest of the test set, [S, n] each.
+        tests: by what stands for the test set's counted rows (``Block.told_digest``), [S, n] each.
         settings: what was chosen.
         history: losses of each epoch and copy, of ``train`` and of ``validation``.
         seconds: that fitting and telling took.

@@ -151,7 +151,6 @@ class Results:
         long: as asked.
         layers: that were tried.
         seeds: copies of each network.
-        products: what heads of residues multiply in.
         seconds: of embedding and of fitting.
         splits: one after the other.
         left_out: what was asked for by default and could not be run, and why.

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from aminoglot.version import __version__
 
 _RUN = "run.json"
 _FEW = 30
-"""Proteins of validation below which its choices are said to be chance."""
+"""Proteins of validation below which its choices are said to be chance, of a test set below which its scores are."""
 
 
 @dataclass(frozen=True)
@@ -245,6 +246,8 @@ class _Run:
             kept, coverage[name] = covered(examples, split.task, self.reach)
             if not kept:
                 raise InputError(f"{split.task.name} {split.name}: no {name} protein is short enough to be kept")
+            if name == "train" and (said := flip.unlearnable(kept, split.task)):
+                raise InputError(f"{split.task.name} {split.name}, without long proteins: {said}")
             blocks[name] = block(kept, split.task)
             if not coverage[name].whole:
                 self.screen.note(f"{split.task.name} {split.name}, {name}: {coverage[name]}")
@@ -271,6 +274,7 @@ class _Run:
         return fingerprint(
             aminoglot=__version__,
             torch=torch.__version__,
+            sklearn=version("scikit-learn"),
             task=fit.task.name,
             learnt=learnt,
             features=fit.features.fingerprint,
@@ -282,7 +286,7 @@ class _Run:
 
     def _whole(self, fit: _Fit) -> bool:
         part = self.parts.find(self._name(fit))
-        return part is not None and all(one.test.digest[:32] in part.tests for one in fit.sets)
+        return part is not None and all(one.test.told_digest in part.tests for one in fit.sets)
 
     def _embed(self, fit: _Fit, sets: list[_Sets]) -> None:
         """Compute what a fit needs, once."""
@@ -296,7 +300,7 @@ class _Run:
         """What a fit tells, from its file or fitted now."""
         name = self._name(fit)
         known = self.parts.find(name)
-        if known is not None and all(one.test.digest[:32] in known.tests for one in fit.sets):
+        if known is not None and all(one.test.told_digest in known.tests for one in fit.sets):
             return known
         what = f"{fit.task.name}: {fit.features.name}, {fit.head}"
         started = time.monotonic()
@@ -313,7 +317,7 @@ class _Run:
         )
         tests = dict(known.tests) if known is not None else {}
         for one in fit.sets:
-            tests[one.test.digest[:32]] = head.tell(one.test.labelled(fit.features.of(one.test)))
+            tests[one.test.told_digest] = head.tell(one.test.labelled(fit.features.of(one.test)))
         history = {"train": head.train, "validation": head.validation} if head.train else {}
         part = Part(head.tell(held_out), tests, head.settings, history, time.monotonic() - started)
         self.parts.save(name, part)
@@ -322,13 +326,13 @@ class _Run:
     def _result(self, one: _Sets, found: list[tuple[_Fit, Part]]) -> SplitResult:
         """Scores of a split, and what validation chose."""
         task, split = one.split.task, one.split
-        told = _blank(split, one.coverage, len(one.validation.ids))
+        told = _blank(split, one.coverage, len(one.validation.ids), len(one.test.ids))
         scores: dict[int, Scored] = {}
         actual = one.test.labelled(np.zeros((one.test.rows, 0), np.uint8))
         held_out = one.validation.labelled(np.zeros((one.validation.rows, 0), np.uint8))
         answers: dict[int, Any] = {}
         for fit, part in found:
-            answer = part.tests[one.test.digest[:32]]
+            answer = part.tests[one.test.told_digest]
             now = scored(task, answer, actual.actual, actual.owners, len(actual))
             values = main_score(task, part.validation, held_out.actual)
             row = Row(
@@ -403,6 +407,11 @@ class _Run:
             left_out=left_out,
             published=[row for task in by_task for row in published.rows(TASKS[task].name)],
         )
+        if gone := _replaced(self.output / results.RESULTS, told):
+            self.screen.note(
+                f"the report of before also showed {', '.join(gone)}; this one does not. Name all tasks in one command "
+                "for one report: no head is fitted twice"
+            )
         path = results.write(whole, self.output)
         page = report.write(whole, self.output)
         self.screen.say(
@@ -413,17 +422,29 @@ class _Run:
         return Outcome(page, path, whole, complete=not left_out)
 
 
+def _replaced(path: Path, told: Sequence[SplitResult]) -> list[str]:
+    """Splits of a report that is there already and that the new one will not show."""
+    try:
+        before = results.read(path).splits
+    except OutputError:
+        return []
+    now = {(one.task, one.split) for one in told}
+    return [f"{one.task} {one.split}" for one in before if (one.task, one.split) not in now]
+
+
 def _short(name: str) -> str:
     """A model's name; of a path only its end, for where it lies is nobody's business."""
     return Path(name).name if Path(name).expanduser().exists() else name
 
 
-def _blank(split: flip.Split, coverage: dict[str, Coverage], validation: int) -> SplitResult:
+def _blank(split: flip.Split, coverage: dict[str, Coverage], validation: int, test: int) -> SplitResult:
     """A split's facts, without rows."""
     task, expected = split.task, split.published_counts
     notes = list(split.notes)
     if validation < _FEW:
         notes.append(f"validation has {plural(validation, 'protein')}: what it chooses is nearly chance")
+    if test < _FEW:
+        notes.append(f"the test set has {plural(test, 'protein')}: its scores and intervals say little")
     checksums = {}
     if task.masked and not split.rebuilt:
         checksums = {name: found in flip.PUBLISHED_DIGESTS[name] for name, found in flip.digests(split).items()}
