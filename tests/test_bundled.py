@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -13,17 +14,19 @@ import aminoglot
 from aminoglot.checkpoints import BUNDLED, KNOWN, resolve
 from aminoglot.checkpoints.registry import bundled
 from aminoglot.models.family import SIZES
+from aminoglot.pretrain.config import read
 from aminoglot.sequences import Protein, Reader, Source
 
-ECOLI = Path(__file__).parent.parent / "examples" / "ecoli_proteome.fasta.gz"
+ROOT = Path(__file__).parent.parent
+HELD_OUT = ROOT / "examples" / "bundled" / "held_out.fasta.gz"
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 
 
 def proteins(count: int, shortest: int, longest: int) -> list[str]:
-    """Some of E. coli's, every eleventh."""
-    found = (one for one in Reader([Source(ECOLI.name, ECOLI)]) if isinstance(one, Protein))
+    """Some of clusters that were held out of its training."""
+    found = (one for one in Reader([Source(HELD_OUT.name, HELD_OUT)]) if isinstance(one, Protein))
     fitting = (one for one in found if shortest <= len(one.sequence) <= longest)
-    return [one.sequence.decode() for one in islice(fitting, 0, 11 * count, 11)]
+    return [one.sequence.decode() for one in islice(fitting, count)]
 
 
 def masked_losses(model: aminoglot.Model, sequences: list[str]) -> tuple[float, float]:
@@ -85,3 +88,13 @@ def test_the_card() -> None:
         f"{KNOWN[BUNDLED].licence}",
     ):
         assert words in said
+
+
+def test_the_card_is_of_the_shipped_config() -> None:
+    """The settings that it prints are those of configs/bundled.toml, which its command names."""
+    said = (bundled() / "README.md").read_text()
+    printed = json.loads(said.split("```json\n")[1].split("```")[0])
+    asked = json.loads(json.dumps(read(ROOT / "configs" / "bundled.toml").as_dict()))
+    for part in ("model", "batch", "optimizer", "schedule", "seed"):
+        assert printed[part] == asked[part]
+    assert f"in {asked['schedule']['updates']:,} updates" in said

@@ -5,6 +5,8 @@
 Reads the real proteins of DATA (proteomes/ and uniref/) and writes OUT/proteins.fasta.gz, each distinct sequence once;
 and from DATA/flip OUT/excluded.fasta.gz: all validation and test proteins of FLIP's secondary structure (both test
 sets), conservation and subcellular localization, and the bare domain of GB1.
+
+FLIP's own proteins and the alignments of DATA are not learnt from: of what lies there that leaves 124,168 sequences.
 """
 
 from __future__ import annotations

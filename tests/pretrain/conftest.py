@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from aminoglot.corpus import ESM2, PROTT5NV, Choices, Corpus, Inputs, build
 from tests.corpus.conftest import SOME, source
 from tests.corpus.helpers import QUIET, all_members, clusters, mapping, uniref50
+from tests.pretrain.helpers import config, ran
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +32,12 @@ def t5_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     folder = tmp_path_factory.mktemp("prott5nv")
     inputs = Inputs(source(uniref50(folder / "50.fasta", clusters(400, seed=9))))
     return build(inputs, replace(PROTT5NV, validation=40, test=0), folder / "corpus", Choices(), QUIET)
+
+
+@pytest.fixture(scope="session")
+def whole(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    done = ran(config(corpus), folder)
+    assert done.returncode == 0, done.stderr
+    return folder

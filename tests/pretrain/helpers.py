@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +57,39 @@ def state(folder: Path, update: int) -> dict[str, torch.Tensor]:
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     """Whether two states are the same to the bit."""
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import json, os, signal, sys
+from pathlib import Path
+from aminoglot.errors import AminoglotError
+from aminoglot.pretrain.config import of_dict
+from aminoglot.pretrain.run import pretrain
+from aminoglot.pretrain.state import Progress
+from tests.corpus.helpers import QUIET
+{before}
+try:
+    pretrain(of_dict(json.loads(sys.argv[1])), Path(sys.argv[2]), QUIET)
+except AminoglotError as error:
+    print(error)
+    sys.exit(3)
+{after}
+"""
+
+
+def ran(asked: Any, folder: Path, before: str = "", after: str = "", processes: int = 0, **env: str) -> Any:
+    """A run in processes of its own."""
+    program = folder.with_name(f"{folder.name}.py")
+    program.write_text(PROGRAM.format(before=before, after=after))
+    start = [sys.executable]
+    if processes:
+        start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return subprocess.run(
+        [*start, str(program), json.dumps(asked.as_dict()), str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1", **env},
+    )

@@ -106,6 +106,12 @@ def test_what_is_not_said_has_its_default(tmp_path: Path) -> None:
         ('size = "esm2-8m"', 'size = "esm2-8m"\ndropout = 1.0', "dropout = 1.0"),
         ("warmup = 10", "warmup = 95", "leaves no time to decay"),
         ("warmup = 10", 'warmup = 10\nshape = "step"', "choose linear, inverse-square-root, cosine"),
+        ('size = "esm2-8m"', 'family = "esm2"\nlayers = 0\nhidden = 4\nheads = 2', "layers = 0: at least 1"),
+        ('size = "esm2-8m"', 'family = "esm2"\nlayers = 1\nhidden = -4\nheads = 2', "hidden = -4: at least 1"),
+        ('size = "esm2-8m"', 'family = "esm2"\nlayers = 1\nhidden = 4\nheads = 0', "heads = 0: at least 1"),
+        ('size = "esm2-8m"', 'family = "esm2"\nlayers = 3\nhidden = 10\nheads = 4', "an even multiple of heads"),
+        ('size = "esm2-8m"', 'start = ""', "start is empty"),
+        ("[model]", "trainer = 3\n[model]", "trainer: no such key; there are model, batch, optimizer"),
         ("[schedule]", "[schedules]", "schedules: no such key; did you mean schedule"),
         ("[schedule]\nupdates = 100\nwarmup = 10", "schedule = 3", "batch|schedule"),
         ("[model]", "log_every = 0\n[model]", "log_every = 0: at least 1"),
@@ -117,12 +123,6 @@ def test_what_is_wrong_is_named(old: str, new: str, said: str, tmp_path: Path) -
     path = written(tmp_path, GOOD.replace(old, new))
     with pytest.raises(InputError, match=f"{path}: .*{said}"):
         read(path)
-
-
-def test_shapes_that_cannot_be(tmp_path: Path) -> None:
-    text = GOOD.replace('size = "esm2-8m"', 'family = "esm2"\nlayers = 3\nhidden = 10\nheads = 4')
-    with pytest.raises(InputError, match="must be an even multiple of heads"):
-        read(written(tmp_path, text)).model.shape()
 
 
 def test_no_file(tmp_path: Path) -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,25 +22,8 @@ from aminoglot.pretrain import loop
 from aminoglot.pretrain.run import pretrain
 from aminoglot.pretrain.state import Progress
 from tests.corpus.helpers import QUIET
-from tests.pretrain.helpers import TINY, config, held_out, losses, same, state
+from tests.pretrain.helpers import TINY, config, held_out, losses, ran, same, state
 
-ROOT = Path(__file__).parents[2]
-PROGRAM = """
-import json, os, signal, sys
-from pathlib import Path
-from aminoglot.errors import AminoglotError
-from aminoglot.pretrain.config import of_dict
-from aminoglot.pretrain.run import pretrain
-from aminoglot.pretrain.state import Progress
-from tests.corpus.helpers import QUIET
-{before}
-try:
-    pretrain(of_dict(json.loads(sys.argv[1])), Path(sys.argv[2]), QUIET)
-except AminoglotError as error:
-    print(error)
-    sys.exit(3)
-{after}
-"""
 KILLED = """
 import aminoglot.pretrain as room
 lines, count = int(os.environ["KILLED_AT"]), 0
@@ -56,32 +36,6 @@ def line(frame, event, _):
     return line
 sys.settrace(lambda frame, *_: line if frame.f_code.co_filename in WATCHED else None)
 """
-
-
-def ran(asked: Any, folder: Path, before: str = "", after: str = "", processes: int = 0, **env: str) -> Any:
-    """A run in processes of its own."""
-    program = folder.with_name(f"{folder.name}.py")
-    program.write_text(PROGRAM.format(before=before, after=after))
-    start = [sys.executable]
-    if processes:
-        start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return subprocess.run(
-        [*start, str(program), json.dumps(asked.as_dict()), str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1", **env},
-    )
-
-
-@pytest.fixture(scope="module")
-def whole(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing happened to."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    done = ran(config(corpus), folder)
-    assert done.returncode == 0, done.stderr
-    return folder
 
 
 def tensors_of(folder: Path) -> Mapping[str, torch.Tensor]:

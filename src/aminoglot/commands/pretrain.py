@@ -44,7 +44,10 @@ def pretrain(
     if corpus is not None:
         asked = replace(asked, corpus=str(corpus.expanduser()))
     if updates is not None:
-        asked = asked.with_updates(updates)
+        try:
+            asked = asked.with_updates(updates)
+        except InputError as error:
+            raise InputError(f"--updates {updates}: {error}") from error
     if dry_run:
         from aminoglot.pretrain.estimate import lines
 

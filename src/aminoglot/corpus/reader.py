@@ -42,7 +42,12 @@ class Corpus:
         if not path.exists():
             begun = (self.folder / STATE).exists()
             raise OutputError(
-                f"{folder}: " + ("begun and not finished; build it again, it goes on" if begun else "no corpus here")
+                f"{folder}: "
+                + (
+                    "begun and not finished; build it again, it goes on"
+                    if begun
+                    else "no corpus here; aminoglot corpus build makes one"
+                )
             )
         try:
             self.card: dict[str, Any] = json.loads(path.read_text())

@@ -147,26 +147,26 @@ class Products(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q_NHSK: Tensor, k_NHSK: Tensor, v_NHSK: Tensor) -> Tensor:
-        ctx.save_for_backward(q_NHSK, k_NHSK, v_NHSK)
         count = q_NHSK.shape[:3].numel() * k_NHSK.shape[2]
-        ctx.kept, parts = [], []
+        kept, parts = [], []
         for q_MSK, k_MZK, v_MZK in zip(*_some_heads(count, q_NHSK, k_NHSK, v_NHSK), strict=True):
             p_MSZ = _softmax_of_products(q_MSK, k_MZK)
             parts.append(p_MSZ @ v_MZK)
             if count <= SCORES_KEPT:
-                ctx.kept.append(p_MSZ)
+                kept.append(p_MSZ)
+        ctx.save_for_backward(q_NHSK, k_NHSK, v_NHSK, *kept)  # so that recomputing blocks drops them
         return torch.cat(parts).view(q_NHSK.shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         (do_NHSK,) = gradients
-        q_NHSK, k_NHSK, v_NHSK = ctx.saved_tensors
+        q_NHSK, k_NHSK, v_NHSK, *kept = ctx.saved_tensors
         count, scale = q_NHSK.shape[:3].numel() * k_NHSK.shape[2], q_NHSK.shape[-1] ** -0.5
         centred_NHSK = v_NHSK - v_NHSK.mean(-2, keepdim=True)
         found: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
         some = zip(*_some_heads(count, q_NHSK, k_NHSK, centred_NHSK, do_NHSK), strict=True)
         for number, (q_MSK, k_MZK, v_MZK, do_MSK) in enumerate(some):
-            p_MSZ = ctx.kept[number] if ctx.kept else _softmax_of_products(q_MSK, k_MZK)
+            p_MSZ = kept[number] if kept else _softmax_of_products(q_MSK, k_MZK)
             dp_MSZ = do_MSK @ v_MZK.transpose(-1, -2)
             ds_MSZ = torch._softmax_backward_data(dp_MSZ, p_MSZ, -1, dp_MSZ.dtype)
             found[0].append((ds_MSZ @ k_MZK) * scale)

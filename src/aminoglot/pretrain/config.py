@@ -70,13 +70,21 @@ class ModelPart:
             raise InputError(f"[model] size = {self.size!r}: choose {', '.join(SIZES)}")
         if self.family is not None:
             known("[model] family", self.family, FamilyName)
+        _positive("[model]", layers=self.layers, hidden=self.hidden, heads=self.heads)
+        if self.start is not None and not self.start.strip():
+            raise InputError("[model] start is empty: name a model, or leave it out for random weights")
         if self.language and self.start is None:
             raise InputError("[model] language = true: start names the T5")
         if not 0 <= self.dropout < 1:
             raise InputError(f"[model] dropout = {self.dropout}: from 0 to below 1")
+        self.shape()
 
     def shape(self) -> Config | None:
-        """The network's shape, or None where ``start`` has it."""
+        """The network's shape, or None where ``start`` has it.
+
+        Raises:
+            InputError: when its numbers do not go together.
+        """
         if self.size is not None:
             return SIZES[self.size]
         if self.layers is None or self.hidden is None or self.heads is None:
@@ -284,7 +292,8 @@ def _build(kind: Any, raw: Mapping[str, Any], where: str) -> Any:
     for key in raw:
         if key not in hints:
             near = difflib.get_close_matches(key, hints, 1)
-            raise InputError(f"{where}{key}: no such key" + (f"; did you mean {near[0]}?" if near else ""))
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(hints)}"
+            raise InputError(f"{where}{key}: no such key; {hint}")
     missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in raw]
     if missing:
         raise InputError(f"{where}{missing[0]}: missing")

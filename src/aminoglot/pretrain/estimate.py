@@ -27,7 +27,8 @@ class Estimate:
     Attributes:
         parameters: trained values.
         state_bytes: weights, gradients and what the optimizer remembers, in all processes together.
-        activation_bytes: what the backward pass needs, on each process.
+        activation_bytes: what is kept for the backward pass, on each process.
+        staged_bytes: the copy of weights and optimizer that is written to disk while training goes on.
         proteins: an update, about.
         tokens: an update, about.
         epochs: how often each cluster will have been seen.
@@ -37,6 +38,7 @@ class Estimate:
     parameters: int
     state_bytes: int
     activation_bytes: int
+    staged_bytes: int
     proteins: float
     tokens: float
     epochs: float
@@ -73,6 +75,7 @@ def estimate(config: RunConfig, shape: Config, corpus: Corpus, half: bool, cpu: 
         state_bytes=parameters * (4 + 4 + remembered),
         activation_bytes=activation_bytes(objective, batch, half, config.compute.recompute)
         + (_probabilities(shape, lengths[piece], config.compute.recompute) if half and cpu else 0),
+        staged_bytes=parameters * (4 + remembered),
         proteins=proteins,
         tokens=proteins * mean,
         epochs=proteins * config.schedule.updates / len(samples),
@@ -130,7 +133,12 @@ def lines(config: RunConfig) -> list[tuple[str, str]]:
         ("parameters", f"{found.parameters:,}"),
         ("device", f"{hardware.device}, {hardware.precision} ({hardware.reason})"),
         ("memory, weights and optimizer", f"{_size(found.state_bytes)} (shared out among processes by fsdp)"),
-        ("memory, activations", f"{_size(found.activation_bytes)} for {config.batch.at_once:,} tokens at once"),
+        (
+            "memory, activations",
+            f"{_size(found.activation_bytes)} kept for the backward pass of {config.batch.at_once:,} tokens at once; "
+            "what it computes with for a moment comes on top",
+        ),
+        ("memory, a state being written", f"{_size(found.staged_bytes)} of the host's, among all processes"),
         ("clusters for training", f"{len(corpus.split('train')):,}"),
         ("proteins an update", f"{found.proteins:,.0f}"),
         ("tokens an update", f"{found.tokens:,.0f}"),

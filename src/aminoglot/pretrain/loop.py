@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -15,8 +16,8 @@ from torch.optim import Optimizer
 
 from aminoglot.corpus import Samples
 from aminoglot.corpus.draws import mixed
-from aminoglot.errors import JobError
-from aminoglot.pretrain.batching import Piece, Update, dealt, updates
+from aminoglot.errors import JobError, is_allocation_failure
+from aminoglot.pretrain.batching import Update, dealt, updates
 from aminoglot.pretrain.config import RunConfig
 from aminoglot.pretrain.objective import SUMS, Objective
 from aminoglot.pretrain.parallel import World, exchange
@@ -108,7 +109,7 @@ class Trainer:
         self.optimizers, self.samples, self._half = optimizers, samples, half
         self._schedule = config.rates()
         self._parameters = [one for one in module.parameters() if one.requires_grad]
-        self._sums = torch.float32 if here.device.type == "mps" else torch.float64
+        self._sums = sums_type(here.device)
 
     def run(self, progress: Progress) -> Iterator[tuple[Progress, Made]]:
         """Make updates from where a run stands to its end; after each, where it stands then.
@@ -118,11 +119,9 @@ class Trainer:
         """
         if self._half and progress.update == 0:
             progress = replace(progress, loss_scale=_FIRST_SCALE)
-        batch = self.config.batch
-        stream = updates(self.samples, batch.proteins, batch.tokens, progress.position)
         started = time.perf_counter()
-        for update in islice(stream, self.config.schedule.updates - progress.update):
-            made, scale, good = self._make(update, progress, started)
+        for update, batches in self._prepared(progress):
+            made, scale, good = self._make(update, batches, progress, started)
             progress = replace(
                 progress,
                 update=progress.update + 1,
@@ -134,12 +133,38 @@ class Trainer:
             yield progress, made
             started = time.perf_counter()
 
-    def _make(self, update: Update, progress: Progress, started: float) -> tuple[Made, float, int]:
+    def _prepared(self, progress: Progress) -> Iterator[tuple[Update, list[Any]]]:
+        """The updates that are left, with this process's batches, each read and masked while another is computed."""
+        part, here = self.config.batch, self.here
+        stream = updates(self.samples, part.proteins, part.tokens, progress.position)
+        left = islice(stream, self.config.schedule.updates - progress.update)
+
+        def prepare() -> tuple[Update, list[Any]] | None:
+            update = next(left, None)
+            if update is None:
+                return None
+            pieces = dealt(update.pieces(part.at_once, here.size), here.rank, here.size)
+            return update, [self.objective.batch([self.samples[n] for n in piece], here.device) for piece in pieces]
+
+        with ThreadPoolExecutor(1) as thread:
+            following = thread.submit(prepare)
+            while (ready := following.result()) is not None:
+                following = thread.submit(prepare)
+                yield ready
+
+    def _make(self, update: Update, batches: list[Any], progress: Progress, started: float) -> tuple[Made, float, int]:
         """One update; the loss scale after it, and for how many updates that has been good."""
         number = progress.update + 1
         rate = self._schedule.rate(number)
-        pieces = dealt(update.pieces(self.config.batch.at_once, self.here.size), self.here.rank, self.here.size)
-        sums, flops = self._gradients(pieces, number, progress.loss_scale)
+        try:
+            sums, flops = self._gradients(batches, number, progress.loss_scale)
+        except (RuntimeError, MemoryError) as error:
+            if not is_allocation_failure(error):
+                raise
+            raise JobError(
+                f"update {number:,}: there is not enough memory for {self.config.batch.at_once:,} tokens at once; a "
+                "smaller [batch] at_once computes the same, [compute] recompute = true needs less; the states stay"
+            ) from error
         scores = Scores.of(self.here.sum(sums))
         norm = self._norm() / progress.loss_scale
         good = math.isfinite(norm) and math.isfinite(scores.loss)
@@ -151,10 +176,9 @@ class Trainer:
         seconds = time.perf_counter() - started
         return Made(scores, rate, norm, sum(update.lengths), flops, seconds, not good), scale, since
 
-    def _gradients(self, pieces: list[Piece], number: int, scale: float) -> tuple[Tensor, float]:
+    def _gradients(self, batches: list[Any], number: int, scale: float) -> tuple[Tensor, float]:
         """Sum the gradients of a mean over the targets of all processes; sums of scores, and operations."""
         device = self.here.device
-        batches = [self.objective.batch([self.samples[n] for n in piece], device) for piece in pieces]
         targets = torch.tensor(float(sum(map(self.objective.targets, batches))), device=device)
         weight = scale * self.here.size / self.here.sum(targets).clamp(min=1)  # processes are averaged, not summed
         total, flops = torch.zeros(len(SUMS), device=device, dtype=self._sums), 0.0
@@ -198,6 +222,11 @@ class Trainer:
         return (scale * 2, 0) if before.good + 1 == _GROW_AFTER else (scale, before.good + 1)
 
 
+def sums_type(device: torch.device) -> torch.dtype:
+    """What scores are summed in: float64 where there is such a thing."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 @torch.no_grad()
 def validate(
     objective: Objective[Any], module: nn.Module, samples: Samples[Any], proteins: int, at_once: int, here: World
@@ -213,12 +242,10 @@ def validate(
         here: the processes.
     """
     count = min(proteins or len(samples), len(samples))
-    whole = Update(0, tuple(samples.tokens_of(position) for position in range(count)))
+    every = Update(0, tuple(samples.tokens_of(position) for position in range(count)))
     module.eval()
-    total = torch.zeros(
-        len(SUMS), device=here.device, dtype=torch.float32 if here.device.type == "mps" else torch.float64
-    )
-    for piece in dealt(whole.pieces(at_once, here.size), here.rank, here.size):
+    total = torch.zeros(len(SUMS), device=here.device, dtype=sums_type(here.device))
+    for piece in dealt(every.pieces(at_once, here.size), here.rank, here.size):
         total += module(objective.batch([samples[n] for n in piece], here.device))
     module.train()
     return Scores.of(here.sum(total))

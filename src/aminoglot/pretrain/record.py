@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +105,11 @@ class Log:
         """One line of an update."""
         self._line(
             update=number,
-            loss=round(made.scores.loss, 6),
-            accuracy=round(made.scores.accuracy, 6),
-            residue_loss=round(made.scores.residue_loss, 6),
+            loss=_number(made.scores.loss),
+            accuracy=_number(made.scores.accuracy),
+            residue_loss=_number(made.scores.residue_loss),
             rate=made.rate,
-            gradient_norm=None if made.skipped else round(made.norm, 6),
+            gradient_norm=_number(made.norm),
             tokens=made.tokens,
             tokens_per_second=round(made.tokens / made.seconds, 1),
             share_of_ceiling=round(share, 4),
@@ -133,6 +134,11 @@ class Log:
         """Let TensorBoard's writer write what it has."""
         if self._events is not None:
             self._events.close()
+
+
+def _number(value: float) -> float | None:
+    """To six places; none for what is no number, which JSON has not (an update that fp16 skipped may have it)."""
+    return round(value, 6) if isfinite(value) else None
 
 
 def _events(folder: Path, update: int) -> Any:

@@ -16,16 +16,15 @@ from aminoglot import drawing
 from aminoglot.checkpoints import Checkpoint, write
 from aminoglot.corpus import Corpus
 from aminoglot.corpus.show import composition
-from aminoglot.jobs.storage import write_whole
+from aminoglot.jobs.storage import explained, sync, write_whole
 from aminoglot.models.family import Network, family_of
 from aminoglot.pretrain import record
 from aminoglot.pretrain.config import RunConfig
 from aminoglot.pretrain.objective import samples_for
-from aminoglot.pretrain.state import plain
 from aminoglot.tokens import Alphabet
 from aminoglot.version import __version__
 
-MODEL, PICTURE, CARD = "model", "loss.png", "README.md"
+MODEL, BEST, PICTURE, CARD = "model", "best", "loss.png", "README.md"
 _SMOOTHED = 0.02
 
 
@@ -57,7 +56,7 @@ def draw(folder: Path) -> Path:
         DependencyError: without matplotlib.
     """
     lines = list(record.lines(folder))
-    trained = [line for line in lines if "loss" in line]
+    trained = [line for line in lines if line.get("loss") is not None]
     held_out = [line for line in lines if "validation" in line]
     figure = drawing.figure(8, 5.5)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -91,7 +90,14 @@ def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return smoothed
 
 
-def export(folder: Path, network: Network, tensors: Mapping[str, Tensor], config: RunConfig, corpus: Corpus) -> Path:
+def export(
+    folder: Path,
+    network: Network,
+    tensors: Mapping[str, Tensor],
+    config: RunConfig,
+    corpus: Corpus,
+    best_update: int | None = None,
+) -> Path:
     """Write the model as a Hugging Face folder, with a card.
 
     Args:
@@ -100,31 +106,38 @@ def export(folder: Path, network: Network, tensors: Mapping[str, Tensor], config
         tensors: its weights, whole, by name.
         config: of the run.
         corpus: what it was trained on.
+        best_update: after which update these weights were, when they are not those of the end.
     """
-    path = folder / MODEL
-    partial = folder / f".{MODEL}.new"
-    shutil.rmtree(partial, ignore_errors=True)
-    kept = {plain(name): tensor.float().cpu() for name, tensor in tensors.items()}
+    path = folder / (MODEL if best_update is None else BEST)
+    partial = folder / f".{path.name}.new"
+    kept = {name: tensor.float().cpu() for name, tensor in tensors.items()}
     name = family_of(network.config).name
-    write(Checkpoint(name, "trained", network.config, kept), partial, "huggingface")
-    (partial / CARD).write_text(card(folder, network, config, corpus))
-    shutil.rmtree(path, ignore_errors=True)
-    partial.rename(path)
+    text = card(folder, network, config, corpus, best_update)
+    with explained(path):
+        shutil.rmtree(partial, ignore_errors=True)
+        write(Checkpoint(name, "trained", network.config, kept), partial, "huggingface")
+        (partial / CARD).write_text(text)
+        for file in (*partial.iterdir(), partial):
+            sync(file)
+        shutil.rmtree(path, ignore_errors=True)
+        partial.rename(path)
     return path
 
 
-def card(folder: Path, network: Network, config: RunConfig, corpus: Corpus) -> str:
-    """What a model is, how it was made, and how well it does on what was held out."""
+def card(folder: Path, network: Network, config: RunConfig, corpus: Corpus, best_update: int | None = None) -> str:
+    """What a model is, how it was made, and how well it does on what was held out; arguments as of :func:`export`."""
     lines = list(record.lines(folder))
-    held_out = [line for line in lines if "validation" in line]
+    last = config.schedule.updates if best_update is None else best_update
+    held_out = [line for line in lines if "validation" in line and line["update"] <= last]
     family, shape = family_of(network.config).name, network.config
     parameters = sum(parameter.numel() for parameter in network.parameters())
     accuracy = "accuracy" if family == "ESM-2" else "accuracy, sentinels and ends included"
     facts = corpus.card["stages"]["result"]
+    of_all = "" if best_update is None else f"of {config.schedule.updates:,} "
     text = [
         f"# {family}, {parameters:,} parameters\n",
         f"{shape.layers} layers, width {shape.hidden}, {shape.heads} heads. Trained by aminoglot {__version__} "
-        f"(`aminoglot pretrain`) in {config.schedule.updates:,} updates on {len(corpus.split('train')):,} clusters "
+        f"(`aminoglot pretrain`) in {last:,} {of_all}updates on {len(corpus.split('train')):,} clusters "
         f"of proteins; {len(corpus.split('validation')):,} were held out"
         + (", and what is similar to them taken out of training." if facts.get("filtered") else ", unfiltered."),
         "\n## Held out\n",

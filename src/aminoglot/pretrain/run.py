@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 
 from aminoglot.corpus import Corpus, Samples
@@ -31,6 +32,8 @@ from aminoglot.pretrain.state import Progress, States, load, read_progress, tens
 from aminoglot.screen import Screen
 
 STATES = "states"
+_MODEL = "model."
+"""What names of weights begin with in a state."""
 
 
 def pretrain(config: RunConfig, folder: Path, screen: Screen) -> Network | None:
@@ -161,30 +164,39 @@ class _Run:
         self._say()
         log = _Log(self.here, self.folder, progress.update, self.config.tensorboard)
         try:
-            self._train(progress, states, tensors, log)
-        except JobError:  # on all processes: what was being written is whole
+            best = self._train(progress, states, tensors, log)
+        except AminoglotError:  # on all processes: what was being written is whole
             states.finish()
             raise
         finally:
             log.close()
-        self._leave(tensors)
+        trained = {name: tensor for name, tensor in tensors.items() if name.startswith(_MODEL)}
+        if best is not None and best < self.config.schedule.updates:
+            older = {name: torch.empty_like(tensor) for name, tensor in trained.items()}
+            load(states.path(best), older)
+            self._leave(older, best)
+        self._leave(trained)
+        if self.here.leads:
+            self._picture()
         return self.network if self.here.leads else None
 
-    def _leave(self, tensors: dict[str, Any]) -> None:
-        """The model and the picture."""
+    def _leave(self, tensors: dict[str, Any], best_update: int | None = None) -> None:
+        """The model, of the end or of the best state."""
         weights = {}
         for name, tensor in tensors.items():
-            if name.startswith("model."):
-                full = whole(tensor)  # all processes together, one tensor after the other
-                if self.here.leads:
-                    weights[name.removeprefix("model.")] = full.cpu()
-        if not self.here.leads:
-            return
+            full = whole(tensor)  # all processes together, one tensor after the other
+            if self.here.leads:
+                weights[name.removeprefix(_MODEL)] = full.cpu()
+        if self.here.leads:
+            path = results.export(self.folder, self.network, weights, self.config, self.corpus, best_update)
+            what = "" if best_update is None else f", the best on what is held out, of update {best_update:,}"
+            self.screen.say(f"wrote {path}{what}")
+
+    def _picture(self) -> None:
         try:
             self.screen.say(f"wrote {results.draw(self.folder)}")
         except DependencyError as error:
             self.screen.note(str(error))
-        self.screen.say(f"wrote {results.export(self.folder, self.network, weights, self.config, self.corpus)}")
 
     def _resumed(self, states: States, tensors: dict[str, Any]) -> Progress:
         path = states.last()
@@ -204,7 +216,8 @@ class _Run:
             f"{len(self.corpus.split('train')):,} clusters, {self.config.schedule.updates:,} updates"
         )
 
-    def _train(self, progress: Progress, states: States, tensors: dict[str, Any], log: _Log) -> None:
+    def _train(self, progress: Progress, states: States, tensors: dict[str, Any], log: _Log) -> int | None:
+        """All updates that are left; which state is the best on what is held out, if one is."""
         config, corpus = self.config, self.corpus
         samples = samples_for(self.network, corpus, "train", config.seed)
         held_out = None
@@ -239,6 +252,7 @@ class _Run:
                     states.finish()
                     raise KeyboardInterrupt
         states.finish()
+        return best[1]
 
     def _validate(self, number: int, samples: Samples[Any], log: _Log) -> Scores:
         part = self.config

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from aminoglot.checkpoints import Checkpoint, language_t5, resolve
 from aminoglot.corpus.draws import mixed
+from aminoglot.errors import ModelError
 from aminoglot.models.esm2 import ESM2Config, rotary_frequencies
 from aminoglot.models.family import Config, Network, family_of
 from aminoglot.pretrain.config import ModelPart
@@ -44,7 +45,10 @@ def checkpoint_of(part: ModelPart) -> Checkpoint:
         ModelError: when it cannot be read.
     """
     assert part.start is not None
-    return language_t5(part.start) if part.language else resolve(part.start)
+    try:
+        return language_t5(part.start) if part.language else resolve(part.start)
+    except ModelError as error:
+        raise ModelError(f"[model] start: {error}") from error
 
 
 def drawn(config: Config, seed: int) -> dict[str, Tensor]:

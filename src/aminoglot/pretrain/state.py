@@ -85,7 +85,7 @@ class States:
             JobError: when the disk is full; states written before stay.
         """
         self.finish()
-        path = self.folder / f"{progress.update:09}"
+        path = self.path(progress.update)
         partial = path.with_name(f"{path.name}.partial")
         if path.exists():
             return
@@ -120,7 +120,7 @@ class States:
             (partial / _STATE).write_text(text + "\n")
             for file in (*partial.iterdir(), partial):
                 sync(file)
-            partial.rename(self.folder / f"{progress.update:09}")
+            partial.rename(self.path(progress.update))
             sync(self.folder)
             self._prune(progress.best_update)
 
@@ -131,6 +131,10 @@ class States:
 
     def _whole(self) -> list[Path]:
         return sorted(path for path in self.folder.iterdir() if _NAME.fullmatch(path.name))
+
+    def path(self, update: int) -> Path:
+        """Of the state after an update."""
+        return self.folder / f"{update:09}"
 
     def last(self) -> Path | None:
         """The newest state, or None."""
