@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -76,9 +77,16 @@ def standing(folder: Path, asked: Mapping[str, Any], overwrite: bool) -> dict[st
 def begin(folder: Path, asked: Mapping[str, Any]) -> None:
     """Note what a run is; what another one left goes away."""
     path = folder / RUN
-    if path.exists() and _different(_read(path), asked):
+    if not path.exists():
+        _forget(folder)
+    elif _different(_read(path), asked):
         _clear(folder)
     write_text(path, json.dumps(asked, indent=1) + "\n")
+
+
+def digest(asked: Mapping[str, Any]) -> str:
+    """SHA-256 of what a run is, by which its state is known."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -112,10 +120,16 @@ def _clear(folder: Path) -> None:
     with explained(folder):
         for name in (FILE, RUN, HEAD, LOG, TABLE, CARD, LEARNING, PREDICTIONS, LABELS):
             (folder / name).unlink(missing_ok=True)
-        for path in folder.glob(".state*"):
-            path.unlink()
+        _forget(folder)
         for name in (ADAPTER, MODEL):
             shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _forget(folder: Path) -> None:
+    """Take away the state of a fit: where nothing says whose it is, its proteins may be anyone's."""
+    with explained(folder):
+        for path in folder.glob(".state*"):
+            path.unlink()
 
 
 def finish(folder: Path, asked: Mapping[str, Any], scores: Mapping[str, Any], files: Sequence[str]) -> None:

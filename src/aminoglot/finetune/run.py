@@ -145,9 +145,10 @@ class _Run:
         dataset = read(found, notes, self.options, self.limit)
         splits = split(dataset, self.options, self.folder, torch.get_num_threads())
         spread = balance(dataset, splits)
+        asked["dealt"] = {"how": splits.how, "splits_sha256": splits.digest(dataset.examples)}
         results.begin(self.folder, asked)
         self._say(dataset, splits, spread)
-        fits = Fits(dataset, splits, self.options, self.folder, self.screen)
+        fits = Fits(dataset, splits, self.options, self.folder, self.screen, results.digest(asked))
         started = time.monotonic()
         fitted = self._fitted(fits)
         history = fitted.history

@@ -34,6 +34,13 @@ class Splits:
         found: NDArray[np.int64] = getattr(self, name)
         return found
 
+    def digest(self, examples: Sequence[Example]) -> str:
+        """SHA-256 of which sequence is in which split."""
+        found = hashlib.sha256()
+        for example, name in zip(examples, self.of(len(examples)), strict=True):
+            found.update(name.encode() + b" " + example.sequence + b"\n")
+        return found.hexdigest()
+
     def of(self, count: int) -> list[str]:
         """The split of each example."""
         found = [""] * count
