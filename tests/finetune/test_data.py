@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -307,3 +308,42 @@ def test_classes_are_in_order(tmp_path: Path) -> None:
     found = dataset(write_table(tmp_path / "a.csv", table), kind="classes")
     assert found.classes == ("5", "6", "7", "8", "9", "10")
     assert np.all(np.diff([int(e.label[0]) for e in found.examples]) == -1)
+
+
+RESIDUES = {"target": None, "per": "residue"}
+
+
+def labelled_by(folder: Path, labels: str, **options: Any) -> Dataset:
+    """Four proteins, a to d, with labels in a FASTA file of their own."""
+    (folder / "s.fasta").write_text(">a\nMKV\n>b\nMA\n>c\nWWW\n>d\nMM\n")
+    (folder / "l.fasta").write_text(labels)
+    return dataset(folder / "s.fasta", labels=folder / "l.fasta", **RESIDUES, **options)
+
+
+def test_labels_without_a_split_where_others_have_one(tmp_path: Path) -> None:
+    """Such a protein is in no split, and nobody is told that it was used."""
+    found = labelled_by(tmp_path, ">a SET=train\nHHC\n>b SET=train VALIDATION=True\nEE\n>c SET=test\nCCC\n>d\nHE\n")
+    assert [e.split for e in found.examples] == ["train", "validation", "test"]
+    assert statuses(found) == {Status.USED: 3, Status.UNSPLIT: 1}
+    assert found.entries[3].note == "no SET=, which others have"
+    assert "1 protein without SET=, which others have: used nowhere" in found.notes
+
+
+def test_words_of_labels_are_read_in_any_case(tmp_path: Path) -> None:
+    """`set=train` is what it says, and not a random deal."""
+    labels = ">a set=train\nHHC\n>b set=train validation=True\nEE\n>c Set=test\nCCC\n"
+    assert [e.split for e in labelled_by(tmp_path, labels).examples] == ["train", "validation", "test"]
+
+
+def test_labels_that_say_only_which_validate(tmp_path: Path) -> None:
+    found = labelled_by(tmp_path, ">a\nHHC\n>b VALIDATION=True\nEE\n>c VALIDATION=False\nCCC\n")
+    assert [e.split for e in found.examples] == ["train", "validation", "train"]
+
+
+def test_labels_and_masks_of_ids_that_the_data_lack_are_counted(tmp_path: Path) -> None:
+    more = "".join(f">x{i}\nHH\n" for i in range(6))
+    (tmp_path / "m.fasta").write_text(">a\n111\n>b\n11\n>c\n111\n>y\n1\n")
+    found = labelled_by(tmp_path, f">a\nHHC\n>b\nEE\n>c\nCCC\n{more}", masks=tmp_path / "m.fasta")
+    assert f"{tmp_path / 'l.fasta'}: 6 ids that the data lack, unused: x0, x1, x2, x3, x4, ..." in found.notes
+    assert f"{tmp_path / 'm.fasta'}: 1 id that the data lack, unused: y" in found.notes
+    assert not any("unused" in note for note in labelled_by(tmp_path, ">a\nHHC\n>b\nEE\n>c\nCCC\n").notes)

@@ -67,6 +67,9 @@ class _Read:
         self.entries: list[Entry] = []
         self.notes = list(notes)
         self.wrong: list[str] = []
+        # whether the data say in which split a protein is, or at least which ones validate
+        self.marked = options.split_column is not None
+        self.dealt = self.marked or options.validation_column is not None
 
     def run(self, found: Sequence[Source]) -> Dataset:
         rows = self._rows(Reader(found, Columns(self.options.id_column, self.options.sequence_column, self._asked())))
@@ -76,6 +79,8 @@ class _Read:
             raise InputError(f"none of {plural(len(self.entries), 'record')} has a label in {self._where()}")
         cells = (row.label for _, row in labelled)
         kind = reading.kind_of(cells, per_residue) if options.kind == "auto" else options.kind
+        self.marked |= any(row.split for _, row in labelled)
+        self.dealt |= self.marked or any(row.validation for _, row in labelled)
         groups: dict[tuple[bytes, str | None], Group] = {}
         for entry, row in labelled:
             label, mask, split = self._judged(entry, row, kind)
@@ -83,6 +88,9 @@ class _Read:
             if entry.status == Status.USED:
                 groups.setdefault(key, Group(row.protein, split)).add(entry, label, mask)
         self._refuse(kind)
+        unsplit = sum(entry.status == Status.UNSPLIT for entry in self.entries)
+        if unsplit and options.split_column is None:
+            self.notes.append(f"{plural(unsplit, 'protein')} without SET=, which others have: used nowhere")
         examples, classes = joined(list(groups.values()), kind, options.contradictions, self.notes)
         dataset = Dataset(kind, per_residue, classes, examples, self.entries, self.notes)
         self._mind(dataset)
@@ -103,8 +111,10 @@ class _Read:
         masks = read_annotations(Path(options.masks).expanduser()) if options.masks else None
         rows: list[tuple[Entry, _Row]] = []
         keys: set[str] = set()
+        ids: set[str] = set()
         bad: list[str] = []
         for record in reader:
+            ids |= {record.id} if isinstance(record, BadRecord) else {record.id, record.original_id}
             if isinstance(record, BadRecord):
                 bad.append(str(record))
                 self.entries.append(Entry(record.id, 0, Status.BAD, record.why))
@@ -120,9 +130,18 @@ class _Read:
         if lost := [name for name in self._asked() if name not in keys]:
             raise InputError(f"no header has {lost[0]}=...; FASTA files have their labels as words such as TARGET=0.5")
         self._unique(rows)
+        self._tell_unused(options.labels, labels, ids)
+        self._tell_unused(options.masks, masks, ids)
         for entry, row in rows:
             self._sorted_out(entry, row)
         return rows
+
+    def _tell_unused(self, path: str | Path | None, found: dict[str, Annotation] | None, ids: set[str]) -> None:
+        """Note what is said of proteins that the data lack: another naming of ids would lose labels unseen."""
+        unused = [name for name in found or () if name not in ids]
+        if unused:
+            shown = ", ".join(unused[:5]) + (", ..." if len(unused) > 5 else "")
+            self.notes.append(f"{path}: {plural(len(unused), 'id')} that the data lack, unused: {shown}")
 
     def _cells(self, protein: Protein, keys: set[str]) -> dict[str, str]:
         """What a record's columns say, of a FASTA file the words of its header."""
@@ -197,11 +216,12 @@ class _Read:
 
     def _split(self, entry: Entry, row: _Row) -> str | None:
         options = self.options
-        if options.split_column is None and options.validation_column is None and not row.split:
+        if not self.dealt:
             return None
         word = row.split.strip().lower()
-        if options.split_column is not None and reading.missing(word):
-            entry.status, entry.note = Status.UNSPLIT, f"{options.split_column} is empty"
+        if self.marked and reading.missing(word):
+            empty = "no SET=, which others have" if options.split_column is None else f"{options.split_column} is empty"
+            entry.status, entry.note = Status.UNSPLIT, empty
             return None
         split = _SPLIT_OF.get(word or "train")
         if split is None:
