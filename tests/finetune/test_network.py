@@ -13,7 +13,7 @@ from torch import nn
 from aminoglot.checkpoints import resolve
 from aminoglot.engine.hardware import choose
 from aminoglot.engine.model import Model
-from aminoglot.errors import InputError
+from aminoglot.errors import InputError, JobError
 from aminoglot.finetune import lora, tuning
 from aminoglot.finetune.examples import Example
 from aminoglot.finetune.heads import Head
@@ -122,6 +122,22 @@ def test_gradients_do_not_depend_on_the_parts(per: str, method: str, weighted: b
         assert theirs.keys() == expected.keys()
         for name, one in expected.items():
             torch.testing.assert_close(theirs[name], one, rtol=1e-3, atol=1e-6)
+
+
+def test_validation_with_labels_that_weigh_nothing() -> None:
+    """Proteins of a class without training labels validate nothing, in whatever part they are; alone they end it."""
+    of_class = [Example(e.id, e.sequence, np.array([i % 3]), e.counted) for i, e in enumerate(examples())]
+    found = []
+    for budget in (1000, 1):
+        made_live = live(MODELS[0], request(), budget=budget)
+        made_live.head = Head("perceptron", 32, 3)
+        made = OnNetwork(made_live, of_class, of_class, "classes", 0, torch.tensor([1.0, 3.0, 0.0]))
+        made_live.eval()
+        found.append(made.validate())
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+    made.held_out = of_class[2::3]
+    with pytest.raises(JobError, match="no protein that validates is of a class that training has"):
+        made.validate()
 
 
 def test_predictions_come_in_order() -> None:
