@@ -129,7 +129,7 @@ class Fits:
                 self.screen.say(line)
 
         with self.screen.progress("learning", schedule.epochs * problem.rows, "proteins") as done:
-            keeper = StateFile(self.folder / STATE, self.digest, after)
+            keeper = StateFile(self.folder / STATE, self.digest, self.options.overwrite, after)
             return fit(problem, schedule, self.options.seed, 1, done, keeper)
 
     def _weights(self) -> Tensor | None:

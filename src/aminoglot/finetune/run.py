@@ -146,7 +146,7 @@ class _Run:
         splits = split(dataset, self.options, self.folder, torch.get_num_threads())
         spread = balance(dataset, splits)
         asked["dealt"] = {"how": splits.how, "splits_sha256": splits.digest(dataset.examples)}
-        results.begin(self.folder, asked)
+        results.begin(self.folder, asked, self.options.overwrite)
         self._say(dataset, splits, spread)
         fits = Fits(dataset, splits, self.options, self.folder, self.screen, results.digest(asked))
         started = time.monotonic()
@@ -170,6 +170,7 @@ class _Run:
             "device": self.hardware.kind,
             "precision": self.hardware.precision,
             "backend": self.hardware.backend,
+            "aminoglot": __version__,
             "torch": torch.__version__,
         }
         name = str(self.options.model)

@@ -24,20 +24,25 @@ class StateFile:
     Args:
         path: of the file.
         of: which run it is, splits and all; the state of another is none.
+        overwrite: a damaged one counts as none.
         after: told the losses of training and validation of all epochs so far, once they are on disk, and whether they
             were there before.
     """
 
     def __init__(
-        self, path: Path, of: str, after: Callable[[list[list[float]], list[list[float]], bool], None]
+        self,
+        path: Path,
+        of: str,
+        overwrite: bool,
+        after: Callable[[list[list[float]], list[list[float]], bool], None],
     ) -> None:
-        self.path, self.of, self._after = path, of, after
+        self.path, self.of, self.overwrite, self._after = path, of, overwrite, after
 
     def load(self) -> dict[str, Any] | None:
         """The last state of this run, or None.
 
         Raises:
-            JobError: when the file is damaged.
+            JobError: when the file is damaged, and not to be overwritten.
         """
         if not self.path.exists():
             return None
@@ -49,6 +54,8 @@ class StateFile:
                 # copied: a mapped file may be replaced while its numbers are still wanted
                 tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (not a dict)
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+            if self.overwrite:
+                return None
             raise JobError(
                 f"{self.path}: damaged ({error}); delete it to begin training again, or run with --overwrite"
             ) from error
