@@ -194,6 +194,16 @@ def test_lora_goes_no_deeper_than_what_is_asked() -> None:
         live(MODELS[0], request(layers=(0,)))
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_full_trains_no_deeper_than_what_is_asked(model: str) -> None:
+    """What is above gets no gradient: it is not counted as learnt."""
+    made = live(model, request(layers=(1,)), "full")
+    made(TEXTS).sum().backward()
+    learning = {name for name, one in made.named_parameters() if one.requires_grad}
+    assert learning == {name for name, one in made.named_parameters() if one.grad is not None}
+    assert any(name.startswith("network.layers.0.") for name in learning)
+
+
 def test_lora_is_the_paper_s_formula() -> None:
     base = Linear(6, 4)
     made = lora.LoRA(base, rank=2, alpha=8.0, seed=1)

@@ -139,6 +139,21 @@ def test_a_large_family_trains(
     assert any("largest cluster has 50 of 101" in note for note in splits.notes)
 
 
+def test_one_label_alone_is_for_training_only_where_it_is(tmp_path: Path) -> None:
+    """Given splits and clusters may have it elsewhere."""
+    table = [
+        {**row, "label": "x" if i == 1 else "y" if i == 5 else "ab"[i % 2], "set": "test" if i < 4 else "train"}
+        for i, row in enumerate(rows(40))
+    ]
+    found = dataset(write_table(tmp_path / "a.csv", table), split_column="set")
+    said = list(balance(found, made(found, tmp_path)).notes())
+    assert "classes with one label alone, which is for training: y" in said
+    assert "classes without a training label, which are never predicted right: x" in said
+    assert "scores will be of 4 test proteins only, and say little" in said
+    many = dataset(write_table(tmp_path / "b.csv", rows(150)))
+    assert not any("say little" in note for note in balance(many, made(many, tmp_path)).notes())
+
+
 def test_clusters_of_a_third_each(
     families: tuple[Dataset, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

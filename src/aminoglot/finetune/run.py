@@ -22,6 +22,7 @@ from aminoglot.errors import (
     InputError,
     JobError,
     ModelError,
+    OutputError,
     is_allocation_failure,
     plural,
 )
@@ -103,6 +104,8 @@ def finetune(
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder}: a file; -o names a folder, which the run makes")
     lock = FileLock(folder / _LOCK)
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -292,7 +295,7 @@ class _Tested:
 
     def as_dict(self) -> dict[str, Any]:
         of = {one.name: one.as_dict() for one in self.scored}
-        return {"split": self.split, "headline": self.headline, "of": of, "over_composition": asdict(self.gained)}
+        return {"split": self.split, "headline": self.headline, "of": of, "over_composition": self.gained.as_dict()}
 
 
 def _tested(fits: Fits, fitted: Fitted, letters: Outputs) -> _Tested:
