@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +16,7 @@ from aminoglot.errors import InputError
 from aminoglot.finetune.data import counts
 from aminoglot.finetune.examples import Dataset, Status
 from aminoglot.finetune.labels import LabelError, kind_of, missing, number
-from tests.finetune.helpers import dataset, rows, write_table
+from tests.finetune.helpers import dataset, protein, rows, write_table
 
 
 def statuses(found: Dataset) -> Counter[Status]:
@@ -99,6 +101,56 @@ def test_what_labels_look_like() -> None:
     assert number(" 1e3 ") == 1000
     with pytest.raises(LabelError):
         number("1_000")
+
+
+def labelled(path: Path, cells: Sequence[str], **options: Any) -> Dataset:
+    """Proteins with these labels."""
+    return dataset(
+        write_table(path / "a.csv", [{**r, "label": c} for r, c in zip(rows(len(cells)), cells, strict=True)]),
+        **options,
+    )
+
+
+def test_numbers_are_known_by_all_cells_not_by_different_ones() -> None:
+    """Few different numbers, each many times: two words among ten thousand do not make classes of them."""
+    assert kind_of([*(str(i % 5) for i in range(10_000)), "lost", "bad"], per_residue=False) == "number"
+    assert kind_of([*(str(i) for i in range(3)), *["sick", "well"] * 10], per_residue=False) == "classes"
+
+
+def test_numbers_and_words_are_not_guessed_at(tmp_path: Path) -> None:
+    """26 measurements and 12 words would be 38 classes."""
+    cells = [*(f"{i / 7:.3f}" for i in range(26)), *["n.d."] * 7, *["inactive"] * 5]
+    with pytest.raises(InputError) as raised:
+        labelled(tmp_path, cells)
+    assert "26 of 38 labels are numbers, 12 are not ('n.d.' 7, 'inactive' 5): say which" in str(raised.value)
+    found = labelled(tmp_path, cells, kind="number")
+    assert statuses(found) == {Status.USED: 26, Status.UNLABELLED: 12}
+    assert found.entries[30].note == "no number"
+    assert "labels that are no numbers count as missing, 12 of them: 'n.d.' 7, 'inactive' 5" in found.notes
+    for value in (">10", "0,5", "inf"):  # something was measured: nothing to be dropped
+        with pytest.raises(InputError, match=f"'{value}' is no"):
+            labelled(tmp_path, [*cells, value], kind="number")
+    few = [*["sick", "well"] * 10, "1", "2"]
+    said = "2 of 22 labels are numbers, 20 are not ('sick' 10, 'well' 10): all are taken for names of classes"
+    assert said in labelled(tmp_path, few).notes
+
+
+def test_classes_of_one_label_each_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the column 'sequence' has 8 classes of one label each"):
+        dataset(write_table(tmp_path / "a.csv", rows(8)), target="sequence")
+
+
+def test_classes_that_differ_by_case_are_noted(tmp_path: Path) -> None:
+    found = labelled(tmp_path, [*["Greasy", "greasy", "soluble"] * 3])
+    assert "classes that differ by case alone: 'Greasy' and 'greasy'" in found.notes
+
+
+def test_labels_a_protein_are_not_a_residue(tmp_path: Path) -> None:
+    table = [{"id": f"P{i}", "sequence": protein(20, i), "label": f"0.{i}"} for i in range(1, 9)]
+    path = write_table(tmp_path / "a.csv", table)
+    for kind in ("auto", "number"):
+        with pytest.raises(InputError, match="look like one a protein: leave out --per residue"):
+            dataset(path, per="residue", kind=kind)
 
 
 def test_one_class(tmp_path: Path) -> None:
@@ -303,7 +355,46 @@ def test_the_target_must_be_named(tmp_path: Path) -> None:
 
 def test_classes_are_in_order(tmp_path: Path) -> None:
     """By value, where all are numbers."""
-    table = [{**row, "label": str(10 - i)} for i, row in enumerate(rows(6))]
+    table = [{**row, "label": str(10 - i % 6)} for i, row in enumerate(rows(12))]
     found = dataset(write_table(tmp_path / "a.csv", table), kind="classes")
     assert found.classes == ("5", "6", "7", "8", "9", "10")
-    assert np.all(np.diff([int(e.label[0]) for e in found.examples]) == -1)
+    assert np.all(np.diff([int(e.label[0]) for e in found.examples[:6]]) == -1)
+
+
+RESIDUES = {"target": None, "per": "residue"}
+
+
+def labelled_by(folder: Path, labels: str, **options: Any) -> Dataset:
+    """Four proteins, a to d, with labels in a FASTA file of their own."""
+    (folder / "s.fasta").write_text(">a\nMKV\n>b\nMA\n>c\nWWW\n>d\nMM\n")
+    (folder / "l.fasta").write_text(labels)
+    return dataset(folder / "s.fasta", labels=folder / "l.fasta", **RESIDUES, **options)
+
+
+def test_labels_without_a_split_where_others_have_one(tmp_path: Path) -> None:
+    """Such a protein is in no split, and nobody is told that it was used."""
+    found = labelled_by(tmp_path, ">a SET=train\nHHC\n>b SET=train VALIDATION=True\nEE\n>c SET=test\nCCC\n>d\nHE\n")
+    assert [e.split for e in found.examples] == ["train", "validation", "test"]
+    assert statuses(found) == {Status.USED: 3, Status.UNSPLIT: 1}
+    assert found.entries[3].note == "no SET=, which others have"
+    assert "1 protein without SET=, which others have: used nowhere" in found.notes
+
+
+def test_words_of_labels_are_read_in_any_case(tmp_path: Path) -> None:
+    """`set=train` is what it says, and not a random deal."""
+    labels = ">a set=train\nHHC\n>b set=train validation=True\nEE\n>c Set=test\nCCC\n"
+    assert [e.split for e in labelled_by(tmp_path, labels).examples] == ["train", "validation", "test"]
+
+
+def test_labels_that_say_only_which_validate(tmp_path: Path) -> None:
+    found = labelled_by(tmp_path, ">a\nHHC\n>b VALIDATION=True\nEE\n>c VALIDATION=False\nCCC\n")
+    assert [e.split for e in found.examples] == ["train", "validation", "train"]
+
+
+def test_labels_and_masks_of_ids_that_the_data_lack_are_counted(tmp_path: Path) -> None:
+    more = "".join(f">x{i}\nHH\n" for i in range(6))
+    (tmp_path / "m.fasta").write_text(">a\n111\n>b\n11\n>c\n111\n>y\n1\n")
+    found = labelled_by(tmp_path, f">a\nHHC\n>b\nEE\n>c\nCCC\n{more}", masks=tmp_path / "m.fasta")
+    assert f"{tmp_path / 'l.fasta'}: 6 ids that the data lack, unused: x0, x1, x2, x3, x4, ..." in found.notes
+    assert f"{tmp_path / 'm.fasta'}: 1 id that the data lack, unused: y" in found.notes
+    assert not any("unused" in note for note in labelled_by(tmp_path, ">a\nHHC\n>b\nEE\n>c\nCCC\n").notes)

@@ -126,6 +126,14 @@ def test_a_loss_that_is_no_number_ends_it() -> None:
         fit(made, SCHEDULE)
 
 
+def test_a_validation_that_is_no_number_ends_it() -> None:
+    """NumPy would take that epoch for the best, and keep it."""
+    made = problem()
+    made.held_out.labels[3] = np.nan
+    with pytest.raises(JobError, match=r"epoch 1: the loss on validation is \[nan\]"):
+        fit(made, SCHEDULE)
+
+
 def test_every_row_once_an_epoch() -> None:
     found = np.concatenate(list(batches(10, 4, seed=1, epoch=2)))
     assert sorted(found) == list(range(10))

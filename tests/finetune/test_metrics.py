@@ -11,6 +11,7 @@ from sklearn import metrics as theirs
 
 from aminoglot.errors import DependencyError
 from aminoglot.finetune.metrics import accuracy_interval, interval, scores, spearman
+from aminoglot.finetune.outcome import Answers, difference, headline, scored
 
 pytestmark = pytest.mark.usefixtures("thorough")
 
@@ -99,3 +100,17 @@ def test_what_is_not_installed_is_said(kind: str, module: str, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(DependencyError, match=r"pip install 'aminoglot\[eval\]'"):
         scores(kind, np.zeros(3), np.arange(3))  # type: ignore[arg-type]
+
+
+def test_too_few_proteins_have_no_interval() -> None:
+    """Not even one of a single value; residues are not proteins."""
+    few = Answers(np.array([0, 1, 0, 1]), np.array([0, 1, 1, 1]), np.array([0, 0, 1, 1]))
+    made = scored("model", few, "classes", True, 0)
+    assert str(made.main) == "0.750 (too few proteins for an interval)"
+    assert made.as_dict()["interval"] == [None, None]
+    gained = difference(few, few, "classes", True, 0)
+    assert gained.as_dict() == {"value": 0.0, "low": None, "high": None}
+    said = headline("test", "classes", [made, made], gained)
+    assert said.endswith("not clearly different from composition: +0.000 (too few proteins for an interval)")
+    enough = Answers(few.predicted, few.actual, np.array([0, 1, 2, 2]))
+    assert scored("model", enough, "classes", True, 0).main.known

@@ -13,7 +13,7 @@ from torch import nn
 from aminoglot.checkpoints import resolve
 from aminoglot.engine.hardware import choose
 from aminoglot.engine.model import Model
-from aminoglot.errors import InputError
+from aminoglot.errors import InputError, JobError
 from aminoglot.finetune import lora, tuning
 from aminoglot.finetune.examples import Example
 from aminoglot.finetune.heads import Head
@@ -124,6 +124,22 @@ def test_gradients_do_not_depend_on_the_parts(per: str, method: str, weighted: b
             torch.testing.assert_close(theirs[name], one, rtol=1e-3, atol=1e-6)
 
 
+def test_validation_with_labels_that_weigh_nothing() -> None:
+    """Proteins of a class without training labels validate nothing, in whatever part they are; alone they end it."""
+    of_class = [Example(e.id, e.sequence, np.array([i % 3]), e.counted) for i, e in enumerate(examples())]
+    found = []
+    for budget in (1000, 1):
+        made_live = live(MODELS[0], request(), budget=budget)
+        made_live.head = Head("perceptron", 32, 3)
+        made = OnNetwork(made_live, of_class, of_class, "classes", 0, torch.tensor([1.0, 3.0, 0.0]))
+        made_live.eval()
+        found.append(made.validate())
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+    made.held_out = of_class[2::3]
+    with pytest.raises(JobError, match="no protein that validates is of a class that training has"):
+        made.validate()
+
+
 def test_predictions_come_in_order() -> None:
     made_live = live(MODELS[0], request(per="residue", long="truncate"), budget=40)
     chosen = examples(per_residue=True)
@@ -176,6 +192,16 @@ def test_lora_goes_no_deeper_than_what_is_asked() -> None:
     assert {name.split(".")[1] for name in names} == {"0"}
     with pytest.raises(InputError, match="nothing to adapt"):
         live(MODELS[0], request(layers=(0,)))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_full_trains_no_deeper_than_what_is_asked(model: str) -> None:
+    """What is above gets no gradient: it is not counted as learnt."""
+    made = live(model, request(layers=(1,)), "full")
+    made(TEXTS).sum().backward()
+    learning = {name for name, one in made.named_parameters() if one.requires_grad}
+    assert learning == {name for name, one in made.named_parameters() if one.grad is not None}
+    assert any(name.startswith("network.layers.0.") for name in learning)
 
 
 def test_lora_is_the_paper_s_formula() -> None:

@@ -15,6 +15,7 @@ import pytest
 import aminoglot
 from aminoglot.embedding import task
 from aminoglot.errors import InputError, JobError, OutputError
+from aminoglot.finetune import prediction
 from aminoglot.finetune.predictor import Predictor
 from aminoglot.jobs import ShardLimits
 from tests.embedding.helpers import Driver, files, proteins, write_fasta
@@ -143,6 +144,25 @@ def test_it_goes_on_where_it_stopped(runs: dict[str, Path], tmp_path: Path) -> N
         predict(runs["protein-number"], source, tmp_path / "a.tsv")
     assert shards[0] == 10 + 7 - 3
     assert (tmp_path / "a.tsv").read_bytes() == (tmp_path / "whole.tsv").read_bytes()
+    assert not (tmp_path / "a.tsv.aminoglot").exists()
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_killed_between_the_output_and_its_note(runs: dict[str, Path], tmp_path: Path) -> None:
+    """The output is there, and nothing says whose: the job that wrote it goes on, another does not take it."""
+    source = write_fasta(tmp_path / "a.fasta", proteins(12, seed=5))
+    predict(runs["protein-number"], source, tmp_path / "whole.tsv")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(prediction._Job, "_note_down", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            predict(runs["protein-number"], source, tmp_path / "a.tsv")
+    assert (tmp_path / "a.tsv").exists()
+    assert not (tmp_path / "a.tsv.json").exists()
+    with pytest.raises(OutputError, match="exists, and is no predictions of ours"):
+        predict(runs["protein-number"], source, tmp_path / "a.tsv", long="window")
+    assert predict(runs["protein-number"], source, tmp_path / "a.tsv").complete
+    for suffix in ("tsv", "tsv.json"):
+        assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"whole.{suffix}").read_bytes()
     assert not (tmp_path / "a.tsv.aminoglot").exists()
 
 

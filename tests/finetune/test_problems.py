@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from aminoglot.errors import JobError
 from aminoglot.finetune import problems
 from aminoglot.finetune.heads import Head
 from aminoglot.finetune.problems import Labelled, OnFeatures, chunks, losses
@@ -88,3 +89,33 @@ def test_predictions_in_blocks_are_those_at_once(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(problems, "_ROWS_AT_ONCE", 5)
     np.testing.assert_allclose(made.predict(of), whole, atol=1e-6)
     assert whole.shape == (2, 20, 3)
+
+
+WEIGHTS = torch.tensor([1.0, 3.0, 0.0])
+"""Class 2 has no training label."""
+
+
+def test_a_class_that_training_lacks_loses_nothing() -> None:
+    y = torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(0))
+    assert losses(y, np.full(4, 2), "classes", torch.ones(()), WEIGHTS).tolist() == [0.0]
+
+
+def test_validation_weighs_by_class_in_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the rows are cut, also where a block has only labels that weigh nothing."""
+    labels = np.array([2] * 5 + [0, 1] * 7 + [1])
+    of = Labelled(X, labels)
+    made = OnFeatures(Head("linear", 4, 3), of, of, "classes", WEIGHTS)
+    made.module.eval()
+    with torch.no_grad():
+        whole = made.validate()
+        monkeypatch.setattr(problems, "_ROWS_AT_ONCE", 5)
+        np.testing.assert_allclose(made.validate(), whole, rtol=1e-6)
+        expected = F.cross_entropy(made.module(torch.from_numpy(X), None)[0], torch.from_numpy(labels), WEIGHTS)
+    assert whole[0] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_validation_that_weighs_nothing_chooses_no_epoch() -> None:
+    of = Labelled(X, np.full(20, 2))
+    made = OnFeatures(Head("linear", 4, 3), of, of, "classes", WEIGHTS)
+    with torch.no_grad(), pytest.raises(JobError, match="no protein that validates is of a class that training has"):
+        made.validate()

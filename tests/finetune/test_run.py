@@ -317,6 +317,23 @@ def test_options_that_cannot_be(tmp_path: Path, options: dict[str, Any], said: s
         tune(data, tmp_path / "run", **options)
 
 
+def test_four_proteins_are_scored_without_an_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One test protein orders nothing, and has no limits to it."""
+    made = tune(write_table(tmp_path / "a.csv", rows(4)), tmp_path / "run")
+    assert made.headline.startswith("test spearman 0.000 (too few proteins for an interval)")
+    assert made.scores["model"]["interval"] == [None, None]
+    assert "scores will be of 1 test protein only, and say little" in capsys.readouterr().err
+    assert "NaN" not in (tmp_path / "run" / "run.json").read_text()
+    assert "(too few proteins for an interval)" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    data = write_table(tmp_path / "a.csv", rows(10))
+    (tmp_path / "d.csv").touch()
+    with pytest.raises(OutputError, match=r"d\.csv: a file; -o names a folder"):
+        tune(data, tmp_path / "d.csv")
+
+
 def test_without_matplotlib_there_are_no_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(*_: object) -> bytes:
         raise DependencyError("no matplotlib")

@@ -128,14 +128,58 @@ def test_one_family_cannot_be_split(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_large_family_trains(
     families: tuple[Dataset, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where all clusters are larger than a share, the smallest of them validates; all proteins are dealt out."""
+    """Where all clusters are larger than a share, the smallest of them tests, the next validates; none is left out."""
     found, _ = families
     pairs = np.array([(0, i) if i < 50 else (50, i) if i < 80 else (80, i) for i in range(101)])
     monkeypatch.setattr(mmseqs, "cluster", lambda *_: pairs)
     splits = made(found, tmp_path, split="clusters", validation_share=0.01, test_share=0.01)
     assert sorted(np.concatenate([splits.rows(name) for name in NAMES])) == list(range(101))
-    assert splits.validation.tolist() == list(range(80, 101))
+    assert splits.test.tolist() == list(range(80, 101))
+    assert splits.validation.tolist() == list(range(50, 80))
     assert any("largest cluster has 50 of 101" in note for note in splits.notes)
+
+
+def test_one_label_alone_is_for_training_only_where_it_is(tmp_path: Path) -> None:
+    """Given splits and clusters may have it elsewhere."""
+    table = [
+        {**row, "label": "x" if i == 1 else "y" if i == 5 else "ab"[i % 2], "set": "test" if i < 4 else "train"}
+        for i, row in enumerate(rows(40))
+    ]
+    found = dataset(write_table(tmp_path / "a.csv", table), split_column="set")
+    said = list(balance(found, made(found, tmp_path)).notes())
+    assert "classes with one label alone, which is for training: y" in said
+    assert "classes without a training label, which are never predicted right: x" in said
+    assert "scores will be of 4 test proteins only, and say little" in said
+    many = dataset(write_table(tmp_path / "b.csv", rows(150)))
+    assert not any("say little" in note for note in balance(many, made(many, tmp_path)).notes())
+
+
+def test_clusters_of_a_third_each(
+    families: tuple[Dataset, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All three splits have one, and it is said that they are larger than was asked."""
+    found, _ = families
+    pairs = np.array([(i // 34 * 34, i) for i in range(101)])
+    monkeypatch.setattr(mmseqs, "cluster", lambda *_: pairs)
+    splits = made(found, tmp_path, split="clusters")
+    assert sorted(len(splits.rows(name)) for name in NAMES) == [33, 34, 34]
+    assert splits.test.tolist() == list(range(68, 101))
+    assert any(
+        "as small as the test set was to be (20 of 101 proteins): the smallest was taken for it, 33" in note
+        for note in splits.notes
+    )
+    splits = made(found, tmp_path, split="clusters", test_share=0.0)
+    assert [len(splits.rows(name)) for name in NAMES] == [68, 33, 0]
+
+
+def test_a_test_that_vanishes_is_noted(tmp_path: Path) -> None:
+    """Ten classes of two: a fifth of each is none."""
+    table = [{**row, "label": "abcdefghij"[i % 10]} for i, row in enumerate(rows(20))]
+    found = dataset(write_table(tmp_path / "a.csv", table))
+    splits = made(found, tmp_path)
+    assert len(splits.test) == 0
+    assert any("no protein is left for the test, though 20% were wanted (classes are small)" in n for n in splits.notes)
+    assert not made(found, tmp_path, test_share=0.0).notes
 
 
 def test_lengths_that_differ_are_said(tmp_path: Path) -> None:

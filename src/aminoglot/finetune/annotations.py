@@ -18,7 +18,7 @@ class Annotation:
 
     Attributes:
         letters: one a residue.
-        words: of its header, as SET=train.
+        words: of its header, as SET=train, the word before the = in capitals.
     """
 
     letters: str
@@ -42,7 +42,7 @@ def read_annotations(path: Path) -> dict[str, Annotation]:
                 name = protein_id(name)
                 if name in found:
                     raise InputError(f"{source.name}, line {number:,}: {name!r} is there twice")
-                here = found[name] = Annotation("", dict(_WORD.findall(rest)))
+                here = found[name] = Annotation("", {key.upper(): value for key, value in _WORD.findall(rest)})
             elif line and here is None:
                 raise InputError(f"{source.name}, line {number:,}: a FASTA file of labels starts with '>'")
             elif here is not None:

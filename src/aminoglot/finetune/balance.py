@@ -15,6 +15,8 @@ from aminoglot.finetune.splits import NAMES, Splits
 
 _UNEVEN = 10
 """The largest class is said to be so many times the smallest from here on."""
+_FEW = 30
+"""Scores of fewer proteins are said to say little."""
 _UNLIKE = 1.5
 """Median lengths that differ by this factor are said."""
 
@@ -55,7 +57,10 @@ class Balance:
             yield f"classes: {', '.join(shown[:12])}{rest}"
 
     def notes(self) -> Iterator[str]:
-        """What is uneven."""
+        """What is uneven, or little."""
+        scored = "test" if self.proteins["test"] else "validation"
+        if self.proteins[scored] < _FEW:
+            yield f"scores will be of {plural(self.proteins[scored], f'{scored} protein')} only, and say little"
         totals = {name: sum(counts) for name, counts in self.classes.items()}
         if totals and max(totals.values()) >= _UNEVEN * min(totals.values()):
             most, least = max(totals, key=totals.__getitem__), min(totals, key=totals.__getitem__)
@@ -63,7 +68,7 @@ class Balance:
                 f"classes are uneven: {most!r} has {totals[most]:,} labels, {least!r} {totals[least]:,}. Look at the "
                 "balanced accuracy; --class-weights balanced makes all classes count alike"
             )
-        if single := [name for name, total in totals.items() if total == 1]:
+        if single := [name for name, found in self.classes.items() if totals[name] == found[0] == 1]:
             yield f"classes with one label alone, which is for training: {', '.join(single[:10])}"
         untested = [name for name, (_, _, test) in self.classes.items() if not test and totals[name] > 1]
         if untested and self.proteins["test"]:

@@ -80,7 +80,7 @@ def card(facts: Facts) -> str:
     ]
     gained = facts.gained
     lines.append(
-        f"\nOver composition: {gained.value:+.3f} ({gained.low:+.3f} to {gained.high:+.3f}) in {_main(facts)}. "
+        f"\nOver composition: {gained.value:+.3f} ({gained.limits('+')}) in {_main(facts)}. "
         "Intervals hold 95 % of a bootstrap over proteins."
     )
     lines += [f"\n![{name}]({name})" for name in facts.drawn if name in (PREDICTIONS, LEARNING)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,9 @@ class _Read:
         self.entries: list[Entry] = []
         self.notes = list(notes)
         self.wrong: list[str] = []
+        # whether the data say in which split a protein is, or at least which ones validate
+        self.marked = options.split_column is not None
+        self.dealt = self.marked or options.validation_column is not None
 
     def run(self, found: Sequence[Source]) -> Dataset:
         rows = self._rows(Reader(found, Columns(self.options.id_column, self.options.sequence_column, self._asked())))
@@ -74,8 +78,9 @@ class _Read:
         labelled = [(entry, row) for entry, row in rows if entry.status == Status.USED]
         if not labelled:
             raise InputError(f"none of {plural(len(self.entries), 'record')} has a label in {self._where()}")
-        cells = (row.label for _, row in labelled)
-        kind = reading.kind_of(cells, per_residue) if options.kind == "auto" else options.kind
+        kind = self._kind([row.label for _, row in labelled])
+        self.marked |= any(row.split for _, row in labelled)
+        self.dealt |= self.marked or any(row.validation for _, row in labelled)
         groups: dict[tuple[bytes, str | None], Group] = {}
         for entry, row in labelled:
             label, mask, split = self._judged(entry, row, kind)
@@ -83,10 +88,24 @@ class _Read:
             if entry.status == Status.USED:
                 groups.setdefault(key, Group(row.protein, split)).add(entry, label, mask)
         self._refuse(kind)
+        unsplit = sum(entry.status == Status.UNSPLIT for entry in self.entries)
+        if unsplit and options.split_column is None:
+            self.notes.append(f"{plural(unsplit, 'protein')} without SET=, which others have: used nowhere")
         examples, classes = joined(list(groups.values()), kind, options.contradictions, self.notes)
         dataset = Dataset(kind, per_residue, classes, examples, self.entries, self.notes)
         self._mind(dataset)
         return dataset
+
+    def _kind(self, cells: Sequence[str]) -> Kind:
+        """What the user says that labels are, else what they look like."""
+        if self.options.kind != "auto":
+            return self.options.kind
+        kind = reading.kind_of(cells, self.options.per == "residue")
+        if kind == "classes" and self.options.per == "protein":
+            numbers = sum(map(reading.is_number, cells))
+            if 0 < numbers < len(cells):
+                self.notes.append(f"{reading.mixture(cells)}: all are taken for names of classes")
+        return kind
 
     def _asked(self) -> tuple[str, ...]:
         options = self.options
@@ -103,8 +122,10 @@ class _Read:
         masks = read_annotations(Path(options.masks).expanduser()) if options.masks else None
         rows: list[tuple[Entry, _Row]] = []
         keys: set[str] = set()
+        ids: set[str] = set()
         bad: list[str] = []
         for record in reader:
+            ids |= {record.id} if isinstance(record, BadRecord) else {record.id, record.original_id}
             if isinstance(record, BadRecord):
                 bad.append(str(record))
                 self.entries.append(Entry(record.id, 0, Status.BAD, record.why))
@@ -120,9 +141,23 @@ class _Read:
         if lost := [name for name in self._asked() if name not in keys]:
             raise InputError(f"no header has {lost[0]}=...; FASTA files have their labels as words such as TARGET=0.5")
         self._unique(rows)
+        self._tell_unused(options.labels, labels, ids)
+        self._tell_unused(options.masks, masks, ids)
+        words: Counter[str] = Counter()
         for entry, row in rows:
-            self._sorted_out(entry, row)
+            self._sorted_out(entry, row, words)
+        if words:
+            self.notes.append(
+                f"labels that are no numbers count as missing, {words.total():,} of them: {reading.tally(words)}"
+            )
         return rows
+
+    def _tell_unused(self, path: str | Path | None, found: dict[str, Annotation] | None, ids: set[str]) -> None:
+        """Note what is said of proteins that the data lack: another naming of ids would lose labels unseen."""
+        unused = [name for name in found or () if name not in ids]
+        if unused:
+            shown = ", ".join(unused[:5]) + (", ..." if len(unused) > 5 else "")
+            self.notes.append(f"{path}: {plural(len(unused), 'id')} that the data lack, unused: {shown}")
 
     def _cells(self, protein: Protein, keys: set[str]) -> dict[str, str]:
         """What a record's columns say, of a FASTA file the words of its header."""
@@ -169,10 +204,13 @@ class _Read:
                 f"{plural(len(clashes), 'id')} used again for another sequence:\n{listing(clashes)}\nRename them"
             )
 
-    def _sorted_out(self, entry: Entry, row: _Row) -> None:
-        """Whether a protein is used at all."""
+    def _sorted_out(self, entry: Entry, row: _Row, words: Counter[str]) -> None:
+        """Whether a protein is used at all; words where the user wants numbers are counted."""
         if reading.missing(row.label):
             entry.status, entry.note = Status.UNLABELLED, "no label"
+        elif self.options.kind == "number" and self.options.per == "protein" and reading.is_word(row.label):
+            entry.status, entry.note = Status.UNLABELLED, "no number"
+            words[row.label] += 1
         elif self.options.long in ("skip", "error") and entry.length > self.limit:
             entry.status, entry.note = Status.LONG, f"longer than {self.limit:,} residues"
             if self.options.long == "error":
@@ -197,11 +235,12 @@ class _Read:
 
     def _split(self, entry: Entry, row: _Row) -> str | None:
         options = self.options
-        if options.split_column is None and options.validation_column is None and not row.split:
+        if not self.dealt:
             return None
         word = row.split.strip().lower()
-        if options.split_column is not None and reading.missing(word):
-            entry.status, entry.note = Status.UNSPLIT, f"{options.split_column} is empty"
+        if self.marked and reading.missing(word):
+            empty = "no SET=, which others have" if options.split_column is None else f"{options.split_column} is empty"
+            entry.status, entry.note = Status.UNSPLIT, empty
             return None
         split = _SPLIT_OF.get(word or "train")
         if split is None:
@@ -217,6 +256,12 @@ class _Read:
         hint = ""
         if kind == "number" and any("no number" in line for line in self.wrong):
             hint = "\nLabels were taken for numbers; where they are names of classes, add --kind classes"
+            if self.options.kind == "auto":
+                hint += ", and where words say that there is none, --kind number"
+        labelled = [entry for entry in self.entries if not reading.missing(entry.label)]
+        short = sum(reading.is_number(one.label) and 2 * len(one.label) < one.length for one in labelled)
+        if self.options.per == "residue" and 2 * short > len(labelled):
+            hint = "\nThe labels look like one a protein: leave out --per residue"
         if self.options.long == "error" and any("residues, over" in line for line in self.wrong):
             hint += "\nChoose --long truncate, window or skip"
         raise InputError(f"{plural(len(self.wrong), 'record')} cannot be used:\n{listing(self.wrong)}{hint}")
@@ -226,12 +271,27 @@ class _Read:
         labelled = len(dataset.examples)
         if labelled < 3:
             raise InputError(f"{plural(labelled, 'labelled protein')}: too few to train, to validate and to test with")
-        if dataset.kind == "classes" and len(dataset.classes) == 1:
-            raise InputError(f"{self._where()} has one class only, {dataset.classes[0]!r}: there is nothing to learn")
+        if dataset.kind == "classes":
+            self._mind_classes(dataset)
         if dataset.kind == "number":
             values = np.concatenate([one.label[one.counted] for one in dataset.examples])
             if np.ptp(values) == 0:
                 raise InputError(f"{self._where()} is {values[0]:g} everywhere: there is nothing to learn")
+
+    def _mind_classes(self, dataset: Dataset) -> None:
+        if len(dataset.classes) == 1:
+            raise InputError(f"{self._where()} has one class only, {dataset.classes[0]!r}: there is nothing to learn")
+        labels = np.concatenate([one.label[one.counted] for one in dataset.examples])
+        if np.bincount(labels).max() == 1:
+            raise InputError(
+                f"{self._where()} has {len(dataset.classes):,} classes of one label each: there is nothing to learn. "
+                "Is it what the labels are in? Numbers are --kind number"
+            )
+        alike: dict[str, list[str]] = {}
+        for name in dataset.classes if not dataset.per_residue else ():  # letters of residues may mean it
+            alike.setdefault(name.casefold(), []).append(name)
+        if pairs := [" and ".join(map(repr, names)) for names in alike.values() if len(names) > 1]:
+            self.notes.append(f"classes that differ by case alone: {', '.join(pairs[:5])}")
 
 
 def counts(entries: Sequence[Entry]) -> Iterator[tuple[Status, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,14 +42,12 @@ class Features:
         """Some examples with their features, which are read from the file when they are looked at."""
         examples = [dataset.examples[row] for row in rows.tolist()]
         if self.starts is None:
-            return Labelled(_chosen(self.rows, rows), np.array([one.label[0] for one in examples]))
+            return Labelled(
+                cast("NDArray[Any]", _Chosen(self.rows, rows)), np.array([one.label[0] for one in examples])
+            )
         spans = [(int(self.starts[row]), int(self.starts[row + 1])) for row in rows.tolist()]
         places = np.concatenate([np.arange(*span) for span in spans] or [np.zeros(0, np.int64)])
-        return residues(_chosen(self.rows, places), examples, [stop - start for start, stop in spans])
-
-
-def _chosen(rows: NDArray[Any], places: NDArray[np.int64]) -> Any:
-    return _Chosen(rows, places)
+        return residues(_Chosen(self.rows, places), examples, [stop - start for start, stop in spans])
 
 
 class _Chosen:

@@ -58,6 +58,7 @@ class Fits:
         options: of the run.
         folder: of the run, where its state is kept.
         screen: is told what happens.
+        digest: of what the run is, which its state is known by.
     """
 
     dataset: Dataset
@@ -65,6 +66,7 @@ class Fits:
     options: Options
     folder: Path
     screen: Screen
+    digest: str
 
     def on_features(self, layer: int) -> Fitted:
         """A head alone, on embeddings of one layer."""
@@ -116,10 +118,8 @@ class Fits:
     def _fit(self, problem: OnFeatures | OnNetwork) -> History:
         """Fit, or go on; a line of the log an epoch, and on the screen where epochs take long."""
         schedule, slow = tuning.schedule(self.options), isinstance(problem, OnNetwork)
-        resumed = (self.folder / STATE).exists()
 
-        def after(train: list[list[float]], validation: list[list[float]]) -> None:
-            nonlocal resumed
+        def after(train: list[list[float]], validation: list[list[float]], resumed: bool) -> None:
             results.write_log(self.folder, train, validation)
             line = f"epoch {len(train)}: training {train[-1][0]:.4f}, validation {validation[-1][0]:.4f}"
             done(0, line)
@@ -127,10 +127,10 @@ class Fits:
                 self.screen.say(f"going on after {line}")
             elif slow:
                 self.screen.say(line)
-            resumed = False
 
         with self.screen.progress("learning", schedule.epochs * problem.rows, "proteins") as done:
-            return fit(problem, schedule, self.options.seed, 1, done, StateFile(self.folder / STATE, after))
+            keeper = StateFile(self.folder / STATE, self.digest, self.options.overwrite, after)
+            return fit(problem, schedule, self.options.seed, 1, done, keeper)
 
     def _weights(self) -> Tensor | None:
         return tuning.class_weights(self.dataset, self.splits.train.tolist(), self.options)

@@ -134,7 +134,7 @@ def fit(
         keeper: keeps the state after each epoch, so that a run that was killed goes on, to the bit on one processor.
 
     Raises:
-        JobError: when a loss is no number.
+        JobError: when a loss is no number, of training or of validation.
     """
     parameters = {name: one for name, one in problem.module.named_parameters() if one.requires_grad}
     optimizer = torch.optim.AdamW(parameters.values(), lr=schedule.rate, weight_decay=schedule.decay)
@@ -157,7 +157,7 @@ def fit(
         history.train.append(_epoch(problem, schedule, optimizer, (seed, epoch, steps), copies, done))
         problem.module.eval()
         with torch.no_grad():
-            history.validation.append([float(value) for value in problem.validate()])
+            history.validation.append(_finite(problem.validate(), epoch))
         _keep(best, parameters, history, copies)
         if keeper is not None:
             keeper.save(
@@ -174,6 +174,13 @@ def fit(
             one.copy_(best[name])
     problem.module.eval()
     return history
+
+
+def _finite(loss_S: NDArray[np.float64], epoch: int) -> list[float]:
+    """The losses on validation; of one that is no number, NumPy would take the epoch for the best."""
+    if not np.isfinite(loss_S).all():
+        raise JobError(f"epoch {epoch + 1}: the loss on validation is {loss_S.tolist()}; a lower rate may help")
+    return [float(value) for value in loss_S]
 
 
 def _epoch(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aminoglot.errors import InputError, plural
 from aminoglot.finetune.metrics import Kind
 
 _MISSING = ("", "na", "n/a", "#n/a", "nan", "null")
@@ -17,7 +19,7 @@ _PARTS = re.compile(r"[,;\s]+")
 _UNKNOWN = "-?"
 """Letters of a residue that has no label."""
 _MOSTLY = 0.8
-"""Share of cells that are numbers from which on the others are taken for mistakes."""
+"""Share of cells that are numbers from which on the others are taken for mistakes; of others, numbers for names."""
 _SHOWN = 40
 
 Label = NDArray[Any]
@@ -42,9 +44,8 @@ def number(cell: str) -> float:
     try:
         value = float(cell)
     except ValueError:
-        shown = repr(cell if len(cell) <= _SHOWN else f"{cell[:_SHOWN]}...")
         hint = "; write 0.5, not 0,5" if re.fullmatch(r"[+-]?\d+,\d+", cell) else ""
-        raise LabelError(f"{shown} is no number{hint}") from None
+        raise LabelError(f"{_short(cell)} is no number{hint}") from None
     if "_" in cell:  # Python takes 1_000
         raise LabelError(f"{cell!r} is no number")
     if math.isinf(value):
@@ -52,20 +53,61 @@ def number(cell: str) -> float:
     return value
 
 
+def _short(cell: str) -> str:
+    return repr(cell if len(cell) <= _SHOWN else f"{cell[:_SHOWN]}...")
+
+
 def kind_of(cells: Iterable[str], per_residue: bool) -> Kind:
     """Whether labels are numbers or classes, as they look.
 
     Numbers, if most cells are, and there are more than two different ones; text among them is then a mistake. Of
     residues, whether they are lists of numbers or letters.
+
+    Raises:
+        InputError: when there are too many of both to tell.
     """
-    found = list(dict.fromkeys(cells))
+    found = Counter(cells)
     if per_residue:
         return "number" if any(_PARTS.search(cell.strip()) or cell.startswith("[") for cell in found) else "classes"
-    numbers = sum(_is_number(cell) for cell in found)
-    return "number" if numbers > 2 and numbers >= _MOSTLY * len(found) else "classes"
+    numbers = [cell for cell in found if is_number(cell)]
+    share = sum(found[cell] for cell in numbers) / found.total()
+    if len(numbers) <= 2 or share <= 1 - _MOSTLY:
+        return "classes"
+    if share < _MOSTLY:
+        raise InputError(
+            f"{mixture(found)}: say which they are with --kind number or --kind classes. As numbers, words without a "
+            "digit count as missing, and are listed"
+        )
+    return "number"
 
 
-def _is_number(cell: str) -> bool:
+def mixture(cells: Iterable[str]) -> str:
+    """How many cells are numbers, and what the others are, the most frequent first."""
+    found = Counter(cells)
+    others = Counter({cell: count for cell, count in found.items() if not is_number(cell)})
+    return (
+        f"{found.total() - others.total():,} of {plural(found.total(), 'label')} are numbers, {others.total():,} are "
+        f"not ({tally(others)})"
+    )
+
+
+def tally(cells: Counter[str]) -> str:
+    """The five most frequent cells, each with its count."""
+    shown = [f"{_short(cell)} {count:,}" for cell, count in cells.most_common(5)]
+    return ", ".join(shown) + (", ..." if len(cells) > 5 else "")
+
+
+def is_word(cell: str) -> bool:
+    """Whether a cell among numbers says in words that there is none (n.d., inactive): no digit is in it."""
+    try:
+        float(cell)  # which takes inf
+    except ValueError:
+        return not any(letter.isdigit() for letter in cell)
+    return False
+
+
+def is_number(cell: str) -> bool:
+    """Whether :func:`number` takes it."""
     try:
         number(cell)
     except LabelError:
@@ -123,5 +165,5 @@ def counted(label: Label, mask: str | None) -> NDArray[np.bool_]:
 def class_names(labels: Sequence[Label], masks: Sequence[NDArray[np.bool_]]) -> tuple[str, ...]:
     """All classes in order: by value where all are numbers, else by letters."""
     found = {str(name) for label, mask in zip(labels, masks, strict=True) for name in np.unique(label[mask])}
-    by_value = all(_is_number(name) for name in found)
+    by_value = all(is_number(name) for name in found)
     return tuple(sorted(found, key=lambda name: (float(name) if by_value else 0.0, name)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,14 +25,28 @@ MAIN: dict[Kind, str] = {"classes": "accuracy", "number": "spearman"}
 
 @dataclass(frozen=True)
 class Interval:
-    """A score, and between what limits 95 % of the bootstrap's draws lie."""
+    """A score, and between what limits 95 % of the bootstrap's draws lie; NaN where there are too few to draw from."""
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+        return f"{self.value:.3f} ({self.limits()})"
+
+    def limits(self, sign: str = "") -> str:
+        """In words; a sign of ``+`` is for differences."""
+        return f"{self.low:{sign}.3f} to {self.high:{sign}.3f}" if self.known else "too few proteins for an interval"
+
+    @property
+    def known(self) -> bool:
+        """Whether there are limits."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    def as_dict(self) -> dict[str, float | None]:
+        """Value, low and high; None where there are no limits, for JSON has no NaN."""
+        known = self.known
+        return {"value": self.value, "low": self.low if known else None, "high": self.high if known else None}
 
 
 def scores(kind: Kind, predicted: NDArray[Any], actual: NDArray[Any]) -> dict[str, float]:

@@ -22,7 +22,7 @@ from aminoglot.finetune.examples import Example
 from aminoglot.finetune.fitting import Rows, order
 from aminoglot.finetune.heads import Head
 from aminoglot.finetune.metrics import Kind
-from aminoglot.finetune.problems import losses
+from aminoglot.finetune.problems import losses, weighed, weight_of
 from aminoglot.models.family import Network, family_of
 from aminoglot.packing import Packed, batches
 from aminoglot.settings import Request
@@ -172,7 +172,7 @@ class OnNetwork:
         for part in self._cut(self.held_out):
             share = sum(self._weight(one) for one in part)
             total, weight = total + float(self._loss(part)) * share, weight + share
-        return np.array([total / weight])
+        return np.array([total / weighed(weight)])
 
     @torch.no_grad()
     def predict(self, examples: Sequence[Example]) -> list[NDArray[np.float32]]:
@@ -208,9 +208,7 @@ class OnNetwork:
 
     def _weight(self, example: Example) -> float:
         label, counted = self._labels(example)
-        if self._weights is None:
-            return float(counted.sum())
-        return float(self._weights.cpu()[torch.from_numpy(label[counted])].sum())
+        return weight_of(label[counted], self._weights)
 
     def _loss(self, part: Sequence[Example]) -> Tensor:
         """Mean loss, [1]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from aminoglot.finetune.examples import Example
 from aminoglot.finetune.metrics import MAIN, Interval, Kind, accuracy_interval, interval, scores, spearman
 
+FEWEST = 3
+"""Proteins from which on there is an interval."""
 MODEL, COMPOSITION, CONSTANT = "model", "composition", "constant"
 
 
@@ -45,7 +48,8 @@ class Scored:
     main: Interval
 
     def as_dict(self) -> dict[str, Any]:
-        return {"scores": self.scores, "interval": [self.main.low, self.main.high]}
+        main = self.main.as_dict()
+        return {"scores": self.scores, "interval": [main["low"], main["high"]]}
 
 
 def told(outputs: NDArray[np.float32], kind: Kind) -> NDArray[Any]:
@@ -70,7 +74,13 @@ def answers(examples: Sequence[Example], outputs: Sequence[NDArray[np.float32]],
 
 def scored(name: str, found: Answers, kind: Kind, per_residue: bool, seed: int) -> Scored:
     """All scores, the main one with its interval by bootstrap over proteins."""
-    return Scored(name, scores(kind, found.predicted, found.actual), _main(found, kind, per_residue, seed))
+    main = _few(_main(found, kind, per_residue, seed), found)
+    return Scored(name, scores(kind, found.predicted, found.actual), main)
+
+
+def _few(made: Interval, found: Answers) -> Interval:
+    """A score, without limits where they would be drawn from so few proteins that they say nothing."""
+    return made if len(np.unique(found.owners)) >= FEWEST else Interval(made.value, math.nan, math.nan)
 
 
 def _main(found: Answers, kind: Kind, per_residue: bool, seed: int) -> Interval:
@@ -89,15 +99,14 @@ def difference(model: Answers, other: Answers, kind: Kind, per_residue: bool, se
             return float(right[0] - right[1])
         return spearman(predicted[:, 0], actual) - spearman(predicted[:, 1], actual)
 
-    return interval(measure, both, model.actual, seed, model.owners if per_residue else None)
+    return _few(interval(measure, both, model.actual, seed, model.owners if per_residue else None), model)
 
 
 def headline(split: str, kind: Kind, rows: Sequence[Scored], gained: Interval) -> str:
     """The model's score, and what it adds to what is known without it."""
     others = ", ".join(f"{one.name} {one.main.value:.3f}" for one in rows[1:])
-    low, high = gained.low, gained.high
-    clear = "better than" if low > 0 else "worse than" if high < 0 else "not clearly different from"
+    clear = "better than" if gained.low > 0 else "worse than" if gained.high < 0 else "not clearly different from"
     return (
         f"{split} {MAIN[kind]} {rows[0].main}; {others}. The model is {clear} composition: {gained.value:+.3f} "
-        f"({low:+.3f} to {high:+.3f})"
+        f"({gained.limits('+')})"
     )

@@ -192,7 +192,7 @@ class _Job:
             return None
         noted = _noted(beside(self.output))
         if noted is None:
-            if self.options.overwrite:
+            if self.options.overwrite or self._unnoted():
                 return None
             raise OutputError(f"{self.output}: exists, and is no predictions of ours; name another, or add --overwrite")
         different = changes(noted.get("provenance", {}), self.provenance, self.provenance)
@@ -211,6 +211,17 @@ class _Job:
             f"{self.output} is complete already, and as it was written: {plural(noted['written'], 'protein')}"
         )
         return Outcome((self.output, beside(self.output)), None, complete=not noted.get("bad"))
+
+    def _unnoted(self) -> bool:
+        """Whether this very job wrote the output, and was stopped before it noted how."""
+        if not self.folder.planned or beside(self.output).exists():
+            return False
+        try:
+            plan = read_plan(self.folder)
+        except JobError:
+            return False
+        computed = set(range(plan.shards)) <= Manifest(self.folder.manifest).entries.keys()
+        return computed and not changes(plan.provenance, self.provenance, self.provenance)
 
     def _resumed(self) -> Plan | None:
         if not self.folder.planned:

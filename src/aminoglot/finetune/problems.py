@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from aminoglot.errors import JobError
 from aminoglot.finetune.fitting import Rows
 from aminoglot.finetune.heads import Head
 from aminoglot.finetune.metrics import Kind
@@ -104,20 +105,21 @@ class OnFeatures:
         return self._losses(self.train, rows)[0]
 
     def validate(self) -> NDArray[np.float64]:
-        total, count = np.zeros(self.module.copies), 0
+        total, weight = np.zeros(self.module.copies), 0.0
         for rows in chunks(self.held_out):
-            losses, counted = self._losses(self.held_out, rows)
-            total, count = total + losses.double().numpy() * counted, count + counted
-        return total / max(1, count)
+            losses, share = self._losses(self.held_out, rows)
+            total, weight = total + losses.double().numpy() * share, weight + share
+        return total / weighed(weight) if self._weights is not None else total / max(1, weight)
 
-    def _losses(self, of: Labelled, proteins: Rows) -> tuple[Tensor, int]:
-        """Mean loss of each copy on the counted rows of these proteins, [S], and how many those are."""
+    def _losses(self, of: Labelled, proteins: Rows) -> tuple[Tensor, float]:
+        """Mean loss of each copy on the counted rows of these proteins, [S], and what those weigh."""
         places, lengths = of.places(proteins)
         y_SNC = self.module(self._read(of, places), lengths)
         labels, counted = of.labels[places], None if of.counted is None else of.counted[places]
         if counted is not None:
             y_SNC, labels = y_SNC[:, torch.from_numpy(counted)], labels[counted]
-        return losses(y_SNC, labels, self.kind, self.module.units.unit, self._weights), len(labels)
+        found = losses(y_SNC, labels, self.kind, self.module.units.unit, self._weights)
+        return found, weight_of(labels, self._weights)
 
     def _read(self, of: Labelled, places: Any) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(of.features[places])).to(self._dtype)
@@ -155,4 +157,26 @@ def losses(y_SNC: Tensor, labels: NDArray[Any], kind: Kind, unit: Tensor, weight
     if weights is None:
         return found_SN.mean(1)
     weight_N = weights[target_SN[0]]
-    return (found_SN * weight_N).sum(1) / weight_N.sum()
+    # classes that training lacks weigh nothing: of those alone the loss is 0, not 0 / 0
+    return (found_SN * weight_N).sum(1) / weight_N.sum().clamp(min=torch.finfo(weight_N.dtype).tiny)
+
+
+def weight_of(labels: NDArray[Any], weights: Tensor | None) -> float:
+    """What labels [n] weigh together: their number, or the sum of their classes' weights."""
+    if weights is None:
+        return float(len(labels))
+    return float(weights.cpu()[torch.from_numpy(np.asarray(labels, np.int64))].double().sum())
+
+
+def weighed(weight: float) -> float:
+    """The weight of all that validates.
+
+    Raises:
+        JobError: when it is nothing, so that all epochs would look alike.
+    """
+    if weight == 0:
+        raise JobError(
+            "no protein that validates is of a class that training has, so that no epoch can be chosen: take "
+            "--class-weights none, a larger --validation-share, or another split"
+        )
+    return weight

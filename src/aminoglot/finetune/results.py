@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ from aminoglot.jobs.storage import explained, file_digest, sync, write_whole
 
 RUN, LOG, TABLE, CARD = "run.json", "log.jsonl", "proteins.tsv", "README.md"
 LEARNING, PREDICTIONS, LABELS = "learning.png", "predictions.png", "labels.png"
+_NEEDED = (FILE, HEAD, f"{ADAPTER}/", f"{MODEL}/")
+"""How names of what prediction needs begin."""
 COLUMNS = ("id", "split", "status", "length", "label", "prediction", "note")
 
 
@@ -54,7 +57,7 @@ def standing(folder: Path, asked: Mapping[str, Any], overwrite: bool) -> dict[st
         What ``run.json`` says of this very run, if it is finished.
 
     Raises:
-        JobError: when another run is there, naming what differs.
+        JobError: when another run is there, or one of another version, naming what differs.
         OutputError: when the folder holds something else.
     """
     path = folder / RUN
@@ -66,19 +69,29 @@ def standing(folder: Path, asked: Mapping[str, Any], overwrite: bool) -> dict[st
     found = _read(path)
     different = _different(found, asked)
     if different and not overwrite:
-        raise JobError(
-            f"{folder} is another run:\n{listing(different)}\nGive this one another -o, ask for the same, or "
-            "replace it with --overwrite"
-        )
+        raise _refused(folder, different)
     return found if not different and "finished" in found and _whole(folder, found) else None
 
 
-def begin(folder: Path, asked: Mapping[str, Any]) -> None:
-    """Note what a run is; what another one left goes away."""
+def begin(folder: Path, asked: Mapping[str, Any], overwrite: bool) -> None:
+    """Note what a run is, and how its proteins are dealt out; what another one left goes away.
+
+    Raises:
+        JobError: when proteins were dealt out otherwise before, and are not to be overwritten.
+    """
     path = folder / RUN
-    if path.exists() and _different(_read(path), asked):
+    if not path.exists():
+        _forget(folder)
+    elif different := _different(_read(path), asked):
+        if not overwrite:
+            raise _refused(folder, different)
         _clear(folder)
     write_text(path, json.dumps(asked, indent=1) + "\n")
+
+
+def digest(asked: Mapping[str, Any]) -> str:
+    """SHA-256 of what a run is, by which its state is known."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -90,21 +103,31 @@ def _read(path: Path) -> dict[str, Any]:
     return dict(found)
 
 
+def _refused(folder: Path, different: Sequence[str]) -> JobError:
+    hint = ""
+    if any(line.startswith(("aminoglot:", "torch:", "how:", "splits_sha256:")) for line in different):
+        hint = ". A run is finished by the versions, and on the splits, that it was begun with"
+    return JobError(
+        f"{folder} is another run:\n{listing(different)}\nGive this one another -o, ask for the same, or replace it "
+        f"with --overwrite{hint}"
+    )
+
+
 def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs, in words; how proteins are dealt out is compared once that is known."""
     lines, now = [], json.loads(json.dumps(now))
-    for part in ("options", "facts"):
+    for part in ("options", "facts", "dealt"):
+        if part not in now:
+            continue
         old, new = before.get(part) or {}, now[part]
         lines += [f"{k}: {old.get(k)} before, {new.get(k)} now" for k in {**old, **new} if old.get(k) != new.get(k)]
     return lines
 
 
 def _whole(folder: Path, found: Mapping[str, Any]) -> bool:
-    """Whether all files of a finished run are as they were written."""
-    for name, digest in found["finished"].items():
-        path = folder / name
-        if not path.is_file() or file_digest(path) != digest:
-            return False
-    return True
+    """Whether a finished run's files that prediction needs are as they were written. A card may be edited."""
+    needed = {name: one for name, one in found["finished"].items() if name.startswith(_NEEDED)}
+    return all((folder / name).is_file() and file_digest(folder / name) == one for name, one in needed.items())
 
 
 def _clear(folder: Path) -> None:
@@ -112,10 +135,16 @@ def _clear(folder: Path) -> None:
     with explained(folder):
         for name in (FILE, RUN, HEAD, LOG, TABLE, CARD, LEARNING, PREDICTIONS, LABELS):
             (folder / name).unlink(missing_ok=True)
-        for path in folder.glob(".state*"):
-            path.unlink()
+        _forget(folder)
         for name in (ADAPTER, MODEL):
             shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _forget(folder: Path) -> None:
+    """Take away the state of a fit: where nothing says whose it is, its proteins may be anyone's."""
+    with explained(folder):
+        for path in folder.glob(".state*"):
+            path.unlink()
 
 
 def finish(folder: Path, asked: Mapping[str, Any], scores: Mapping[str, Any], files: Sequence[str]) -> None:

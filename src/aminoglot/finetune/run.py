@@ -22,6 +22,7 @@ from aminoglot.errors import (
     InputError,
     JobError,
     ModelError,
+    OutputError,
     is_allocation_failure,
     plural,
 )
@@ -103,6 +104,8 @@ def finetune(
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder}: a file; -o names a folder, which the run makes")
     lock = FileLock(folder / _LOCK)
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -145,9 +148,10 @@ class _Run:
         dataset = read(found, notes, self.options, self.limit)
         splits = split(dataset, self.options, self.folder, torch.get_num_threads())
         spread = balance(dataset, splits)
-        results.begin(self.folder, asked)
+        asked["dealt"] = {"how": splits.how, "splits_sha256": splits.digest(dataset.examples)}
+        results.begin(self.folder, asked, self.options.overwrite)
         self._say(dataset, splits, spread)
-        fits = Fits(dataset, splits, self.options, self.folder, self.screen)
+        fits = Fits(dataset, splits, self.options, self.folder, self.screen, results.digest(asked))
         started = time.monotonic()
         fitted = self._fitted(fits)
         history = fitted.history
@@ -169,6 +173,7 @@ class _Run:
             "device": self.hardware.kind,
             "precision": self.hardware.precision,
             "backend": self.hardware.backend,
+            "aminoglot": __version__,
             "torch": torch.__version__,
         }
         name = str(self.options.model)
@@ -290,7 +295,7 @@ class _Tested:
 
     def as_dict(self) -> dict[str, Any]:
         of = {one.name: one.as_dict() for one in self.scored}
-        return {"split": self.split, "headline": self.headline, "of": of, "over_composition": asdict(self.gained)}
+        return {"split": self.split, "headline": self.headline, "of": of, "over_composition": self.gained.as_dict()}
 
 
 def _tested(fits: Fits, fitted: Fitted, letters: Outputs) -> _Tested:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,13 @@ class Splits:
     def rows(self, name: str) -> NDArray[np.int64]:
         found: NDArray[np.int64] = getattr(self, name)
         return found
+
+    def digest(self, examples: Sequence[Example]) -> str:
+        """SHA-256 of which sequence is in which split."""
+        found = hashlib.sha256()
+        for example, name in zip(examples, self.of(len(examples)), strict=True):
+            found.update(name.encode() + b" " + example.sequence + b"\n")
+        return found.hexdigest()
 
     def of(self, count: int) -> list[str]:
         """The split of each example."""
@@ -65,10 +72,26 @@ def split(dataset: Dataset, options: Options, scratch: Path, threads: int) -> Sp
         made = _by_clusters(examples, options, scratch, threads)
     else:
         made = _at_random(dataset, options)
+    if options.test_share and not len(made.test) and not any(example.split for example in examples):
+        made = replace(made, notes=(*made.notes, _untested(dataset, options)))
     for name in ("train", "validation"):
         if not len(made.rows(name)):
             raise InputError(f"no protein is left for {name}: there are {plural(len(examples), 'labelled protein')}")
     return made
+
+
+def _untested(dataset: Dataset, options: Options) -> str:
+    why = (
+        "clusters are too large"
+        if options.split == "clusters"
+        else "classes are small"
+        if dataset.classes
+        else "they are few"
+    )
+    return (
+        f"no protein is left for the test, though {options.test_share:.0%} were wanted ({why}): scores will be of "
+        "validation, which also chooses the epoch"
+    )
 
 
 def _given(dataset: Dataset, options: Options) -> Splits:
@@ -137,17 +160,27 @@ def _by_clusters(examples: Sequence[Example], options: Options, scratch: Path, t
         members = clusters[number]
         fits = (name for name, room in wanted.items() if room and len(found[name]) + len(members) <= max(1, 1.1 * room))
         found[next(fits, "train")] += members
-    if not found["validation"]:  # every cluster is large: the smallest that trains
-        smallest = min((clusters[n] for n in order if clusters[n][0] in found["train"]), key=len)
-        found["validation"] = smallest
-        found["train"] = [one for one in found["train"] if one not in set(smallest)]
+    notes = []
+    for name, room in wanted.items():
+        if not room or found[name]:
+            continue
+        # every cluster is large: the smallest that trains, the test's before validation's
+        trains = set(found["train"])
+        training = [clusters[n] for n in order if clusters[n][0] in trains]
+        if len(training) < 2:  # the last one trains
+            continue
+        smallest = min(training, key=len)
+        found[name], found["train"] = smallest, sorted(trains - set(smallest))
+        notes.append(
+            f"no cluster is as small as the {name} set was to be ({room:,.0f} of {plural(len(examples), 'protein')}): "
+            f"the smallest was taken for it, {len(smallest):,}"
+        )
     train, validation, test = (np.array(sorted(found[name]), np.int64) for name in NAMES)
     how = f"by clusters at {options.identity:.0%} identity, {len(clusters):,} of them ({mmseqs.described(())})"
     largest = max(map(len, clusters))
-    notes = (
-        (f"the largest cluster has {largest:,} of {len(examples):,} proteins",) if largest > len(examples) / 3 else ()
-    )
-    return Splits(train, validation, test, how, notes)
+    if largest > len(examples) / 3:
+        notes.append(f"the largest cluster has {largest:,} of {len(examples):,} proteins")
+    return Splits(train, validation, test, how, tuple(notes))
 
 
 def _clusters(examples: Sequence[Example], identity: float, scratch: Path, threads: int) -> list[list[int]]:

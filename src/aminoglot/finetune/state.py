@@ -23,26 +23,39 @@ class StateFile:
 
     Args:
         path: of the file.
-        after: told the losses of training and validation of all epochs so far, once they are on disk.
+        of: which run it is, splits and all; the state of another is none.
+        overwrite: a damaged one counts as none.
+        after: told the losses of training and validation of all epochs so far, once they are on disk, and whether they
+            were there before.
     """
 
-    def __init__(self, path: Path, after: Callable[[list[list[float]], list[list[float]]], None]) -> None:
-        self.path, self._after = path, after
+    def __init__(
+        self,
+        path: Path,
+        of: str,
+        overwrite: bool,
+        after: Callable[[list[list[float]], list[list[float]], bool], None],
+    ) -> None:
+        self.path, self.of, self.overwrite, self._after = path, of, overwrite, after
 
     def load(self) -> dict[str, Any] | None:
-        """The last state, or None.
+        """The last state of this run, or None.
 
         Raises:
-            JobError: when the file is damaged.
+            JobError: when the file is damaged, and not to be overwritten.
         """
         if not self.path.exists():
             return None
         try:
             with safe_open(self.path, framework="pt") as file:
                 meta = json.loads(file.metadata()[_META])
+                if meta.get("of") != self.of:  # its training proteins may be what this run tests on
+                    return None
                 # copied: a mapped file may be replaced while its numbers are still wanted
                 tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (not a dict)
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+            if self.overwrite:
+                return None
             raise JobError(
                 f"{self.path}: damaged ({error}); delete it to begin training again, or run with --overwrite"
             ) from error
@@ -51,7 +64,7 @@ class StateFile:
             if key.startswith("optimizer."):
                 _, number, name = key.split(".", 2)
                 optimizer.setdefault(int(number), {})[name] = tensor
-        self._after(meta["train"], meta["validation"])
+        self._after(meta["train"], meta["validation"], True)
         return {
             "parameters": _below(tensors, "parameters."),
             "best": _below(tensors, "best."),
@@ -70,13 +83,14 @@ class StateFile:
         for number, moments in state["optimizer"]["state"].items():
             tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(one) for name, one in moments.items()}
         meta = {
+            "of": self.of,
             "train": state["train"],
             "validation": state["validation"],
             "groups": state["optimizer"]["param_groups"],
         }
         data = save({name: one.cpu().contiguous() for name, one in tensors.items()}, {_META: json.dumps(meta)})
         write_whole(self.path, lambda path: _write(path, data))
-        self._after(state["train"], state["validation"])
+        self._after(state["train"], state["validation"], False)
 
 
 def _below(tensors: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:

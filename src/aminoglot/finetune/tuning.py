@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aminoglot.checkpoints import Checkpoint
 from aminoglot.engine.hardware import Hardware, choose
@@ -84,14 +84,14 @@ def live(checkpoint: Checkpoint, head: Head, request: Request, options: Options,
         raise InputError(
             f"layer 0 is the embedding of letters: there is nothing to adapt with --method {options.method}"
         )
-    network = _network(checkpoint, options, where)
+    network = _network(checkpoint, options, where, depth)
     if options.method == "lora":
         lora.adapt(network, options.adapted, options.rank, options.alpha, options.seed, depth)
     return Live(network.to(where.device), head.to(where.device), request, budget(network.config.hidden, where))
 
 
-def _network(checkpoint: Checkpoint, options: Options, where: Hardware) -> Network:
-    """The frozen network in its precision; or one whose float32 weights are its own, and learn."""
+def _network(checkpoint: Checkpoint, options: Options, where: Hardware, depth: int) -> Network:
+    """The frozen network in its precision; or one whose float32 weights are its own, and learn up to a layer."""
     assert where.precision in ("fp32", "bf16")
     if options.method == "lora":
         network = checkpoint.network()
@@ -101,10 +101,12 @@ def _network(checkpoint: Checkpoint, options: Options, where: Hardware) -> Netwo
     network = replace(checkpoint, tensors=own).network()
     train_in(network, where.precision)
     network.requires_grad_(True)
-    for part in ("lm_head", "contact_head"):  # they are not asked
-        head = getattr(network, part, None)
-        if head is not None:
-            head.requires_grad_(False)
+    above: list[nn.Module | None] = list(network.layers[depth:])
+    if depth < network.config.layers:
+        above.append(network.final_norm)
+    for part in (*above, getattr(network, "lm_head", None), getattr(network, "contact_head", None)):  # not asked
+        if part is not None:
+            part.requires_grad_(False)
     return network
 
 
