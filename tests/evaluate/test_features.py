@@ -14,10 +14,11 @@ from aminoglot.engine import Model, load
 from aminoglot.errors import OutputError
 from aminoglot.evaluate.blocks import Block, Coverage, Reach, block, covered
 from aminoglot.evaluate.embed import Embedder
-from aminoglot.evaluate.features import LETTERS, Composition, OneHot, mapped_tensor, of_sequences
+from aminoglot.evaluate.features import Composition, OneHot, mapped_tensor, of_sequences
 from aminoglot.evaluate.flip import Example
 from aminoglot.evaluate.options import Options
 from aminoglot.evaluate.tasks import TASKS, bionemo_limit
+from aminoglot.finetune.letters import LETTERS
 from aminoglot.models.family import SIZES
 from tests.evaluate.helpers import MODEL, Said
 

@@ -20,14 +20,9 @@ from numpy.typing import NDArray
 from aminoglot.errors import OutputError
 from aminoglot.evaluate.blocks import Block
 from aminoglot.evaluate.tasks import Per
+from aminoglot.finetune.letters import WIDTH, columns, shares
 
-LETTERS = "ACDEFGHIKLMNPQRSTVWY"
-"""Columns of one-hot and composition; one more is for all other letters."""
-WIDTH = len(LETTERS) + 1
 Name = Literal["model", "untrained", "one-hot", "composition", "none"]
-
-_COLUMN = np.full(256, len(LETTERS), np.uint8)
-_COLUMN[np.frombuffer(LETTERS.encode(), np.uint8)] = np.arange(len(LETTERS), dtype=np.uint8)
 
 
 class Features(ABC):
@@ -50,12 +45,6 @@ class Features(ABC):
         """[N, D], or [T, D] where residues have labels."""
 
 
-def columns(sequence: bytes) -> NDArray[np.uint8]:
-    """The column of each residue, [L]."""
-    found: NDArray[np.uint8] = _COLUMN[np.frombuffer(sequence, np.uint8)]
-    return found
-
-
 class OneHot(Features):
     """A column for each letter: of each residue; or of each place of a protein, where all are of one length.
 
@@ -76,7 +65,7 @@ class OneHot(Features):
         self.fingerprint = {"features": self.name, "places": self._places.tolist()}
 
     def of(self, block: Block) -> NDArray[np.uint8]:
-        letters = _COLUMN[np.frombuffer(b"".join(block.sequences), np.uint8)]
+        letters = columns(b"".join(block.sequences))
         if self._per == "residue":
             return _hot(letters)
         chosen = letters.reshape(len(block.sequences), -1)[:, self._places]
@@ -100,10 +89,10 @@ class Composition(Features):
         self.fingerprint = {"features": self.name}
 
     def of(self, block: Block) -> NDArray[Any]:
-        shares = np.stack([np.bincount(columns(s), minlength=WIDTH) / len(s) for s in block.sequences])
+        found = np.stack([shares(sequence) for sequence in block.sequences])
         if self._per == "protein":
-            return shares.astype(np.float32)
-        repeated: NDArray[np.float16] = np.repeat(shares.astype(np.float16), [len(s) for s in block.sequences], axis=0)
+            return found.astype(np.float32)
+        repeated: NDArray[np.float16] = np.repeat(found.astype(np.float16), [len(s) for s in block.sequences], axis=0)
         return repeated
 
 

@@ -15,10 +15,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from aminoglot.errors import InputError, listing, plural
 from aminoglot.evaluate.tasks import REBUILT, Counts, Task, is_rebuilt
+from aminoglot.finetune.annotations import Annotation, records
 from aminoglot.sequences import LetterError, Source, clean
 
 MASKS = ("mask", "resolved")
@@ -102,20 +102,6 @@ class Split:
         )
 
 
-class _Record(NamedTuple):
-    """A FASTA record: the words of its header, its lines joined, and where it begins."""
-
-    words: list[str]
-    text: str
-    line: int
-
-    @property
-    def values(self) -> dict[str, str]:
-        """``KEY=value`` words of the header. Values may hold any character but blanks (``Lysosome/Vacuole``)."""
-        found = (word.partition("=") for word in self.words[1:])
-        return {key.upper(): value for key, equals, value in found if equals}
-
-
 def splits_in(folder: Path, task: Task) -> list[str]:
     """Names of a task's splits that lie in a folder."""
     known = [*task.splits, *(f"{name}_{REBUILT}" for name in task.splits), f"{task.name}_{REBUILT}"]
@@ -185,47 +171,17 @@ def _not_here(folder: Path, task: Task, name: str) -> str:
     return f"{folder}: no split {name} of {task.name}: {wanted} (plain or .gz) in {folder / task.name}{hint}"
 
 
-def _fasta(path: Path) -> Iterator[_Record]:
-    """The records of a FASTA file, whatever stands in their lines.
-
-    Raises:
-        InputError: for what is no FASTA, is cut short, or is no text.
-    """
-    words: list[str] | None = None
-    lines: list[str] = []
-    start = 0
-    with Source(str(path), path).open() as stream:
-        try:
-            for number, raw in enumerate(stream, 1):
-                text = raw.decode().strip()
-                if text.startswith(">"):
-                    if words is not None:
-                        yield _Record(words, "".join(lines), start)
-                    words, lines, start = text[1:].split(), [], number
-                    if not words:
-                        raise InputError(f"{path}, line {number:,}: a header without an id")
-                elif text and words is None:
-                    raise InputError(f"{path}, line {number:,}: a FASTA file starts with '>'; is this another file?")
-                elif text:
-                    lines.append(text)
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}: no text ({error.reason}); get it again") from error
-    if words is None:
-        raise InputError(f"{path}: the file is empty")
-    yield _Record(words, "".join(lines), start)
-
-
-def _by_id(path: Path) -> tuple[dict[str, _Record], int]:
+def _by_id(path: Path) -> tuple[dict[str, Annotation], int]:
     """Records by id, and how many came twice, the same."""
-    found: dict[str, _Record] = {}
+    found: dict[str, Annotation] = {}
     twice = 0
-    for record in _fasta(path):
-        before = found.setdefault(record.words[0], record)
+    for record in records(Source(str(path), path)):
+        before = found.setdefault(record.header[0], record)
         if before is record:
             continue
-        if (before.text, before.words) != (record.text, record.words):
+        if (before.letters, before.header) != (record.letters, record.header):
             raise InputError(
-                f"{path}, lines {before.line:,} and {record.line:,}: id {record.words[0]!r} twice, and not the same"
+                f"{path}, lines {before.line:,} and {record.line:,}: id {record.header[0]!r} twice, and not the same"
             )
         twice += 1
     return found, twice
@@ -238,7 +194,7 @@ def _residues(task: Task, name: str, path: Path) -> Split:
     sequences, twice = _by_id(sequences_path)
     labels, labels_twice = _by_id(path)
     split = Split(task, name, files=(sequences_path.name, path.name))
-    masks: dict[str, _Record] = {}
+    masks: dict[str, Annotation] = {}
     if task.masked:
         masks_path = _beside(path, *(f"{stem}{version}" for stem in MASKS))
         masks, more = _by_id(masks_path)
@@ -255,11 +211,11 @@ def _residues(task: Task, name: str, path: Path) -> Split:
         )
     for one, record in labels.items():
         where = f"{path}, line {record.line:,}, id {one!r}"
-        sequence = cleaned(f"{sequences_path}, line {sequences[one].line:,}, id {one!r}", sequences[one].text)
-        mask = masks[one].text if masks else None
-        _check_residues(where, task, sequence, record.text, mask)
-        example = Example(one, sequence, record.text, mask)
-        _put(split, where, example, record.values.get("SET"), record.values.get("VALIDATION", ""))
+        sequence = cleaned(f"{sequences_path}, line {sequences[one].line:,}, id {one!r}", sequences[one].letters)
+        mask = masks[one].letters if masks else None
+        _check_residues(where, task, sequence, record.letters, mask)
+        example = Example(one, sequence, record.letters, mask)
+        _put(split, where, example, record.words.get("SET"), record.words.get("VALIDATION", ""))
     return split
 
 
@@ -271,7 +227,7 @@ def _beside(path: Path, *stems: str) -> Path:
     raise InputError(f"{path.parent}: {' or '.join(f'{stem}.fasta' for stem in stems)} is missing beside {path.name}")
 
 
-def _all_there(path: Path, found: dict[str, _Record], labels: dict[str, _Record], what: str) -> None:
+def _all_there(path: Path, found: dict[str, Annotation], labels: dict[str, Annotation], what: str) -> None:
     if missing := [one for one in labels if one not in found]:
         raise InputError(f"{path}: no {what} for {plural(len(missing), 'labelled protein')}:\n{listing(missing)}")
 
@@ -298,14 +254,14 @@ def _proteins(task: Task, name: str, path: Path) -> Split:
             where = f"{path}, line {line:,}"
             _add(split, where, f"row_{number}", row["sequence"], row["target"], row["set"], row.get("validation") or "")
         return split
-    records, twice = _by_id(path)
+    found, twice = _by_id(path)
     if twice:
         split.notes.append(f"{plural(twice, 'record')} came twice, the same, and counted once")
-    for one, record in records.items():
-        values, where = record.values, f"{path}, line {record.line:,}, id {one!r}"
+    for one, record in found.items():
+        values, where = record.words, f"{path}, line {record.line:,}, id {one!r}"
         if "TARGET" not in values:
             raise InputError(f"{where}: its header has no TARGET=")
-        _add(split, where, one, record.text, values["TARGET"], values.get("SET"), values.get("VALIDATION", ""))
+        _add(split, where, one, record.letters, values["TARGET"], values.get("SET"), values.get("VALIDATION", ""))
     return split
 
 

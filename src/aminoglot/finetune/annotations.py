@@ -2,27 +2,64 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from aminoglot.errors import InputError
-from aminoglot.sequences import protein_id, sources
-
-_WORD = re.compile(r"(\w+)=(\S*)")
+from aminoglot.sequences import Source, protein_id, sources
 
 
-@dataclass
-class Annotation:
-    """What is said of one protein.
+class Annotation(NamedTuple):
+    """A FASTA record, whatever stands in its lines.
 
     Attributes:
-        letters: one a residue.
-        words: of its header, as SET=train, the word before the = in capitals.
+        header: its words; the first is the id.
+        letters: its lines joined: one a residue.
+        line: where it begins.
     """
 
+    header: list[str]
     letters: str
-    words: dict[str, str] = field(default_factory=dict)
+    line: int
+
+    @property
+    def words(self) -> dict[str, str]:
+        """``KEY=value`` of the header, the key in capitals. Values hold any character but blanks (a class's "/")."""
+        found = (word.partition("=") for word in self.header[1:])
+        return {key.upper(): value for key, equals, value in found if equals}
+
+
+def records(source: Source) -> Iterator[Annotation]:
+    """The records of a FASTA file.
+
+    Raises:
+        InputError: for what is no FASTA, is cut short, or is no text.
+    """
+    header: list[str] | None = None
+    lines: list[str] = []
+    start = 0
+    with source.open() as stream:
+        try:
+            for number, raw in enumerate(stream, 1):
+                text = raw.decode().strip()
+                if text.startswith(">"):
+                    if header is not None:
+                        yield Annotation(header, "".join(lines), start)
+                    header, lines, start = text[1:].split(), [], number
+                    if not header:
+                        raise InputError(f"{source.name}, line {number:,}: a header without an id")
+                elif text and header is None:
+                    raise InputError(
+                        f"{source.name}, line {number:,}: a FASTA file starts with '>'; is this another file?"
+                    )
+                elif text:
+                    lines.append(text)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{source.name}: no text ({error.reason}); get it again") from error
+    if header is None:
+        raise InputError(f"{source.name}: the file is empty")
+    yield Annotation(header, "".join(lines), start)
 
 
 def read_annotations(path: Path) -> dict[str, Annotation]:
@@ -33,27 +70,9 @@ def read_annotations(path: Path) -> dict[str, Annotation]:
     """
     (source,), _ = sources([path], path)
     found: dict[str, Annotation] = {}
-    here: Annotation | None = None
-    with source.open() as stream:
-        for number, raw in enumerate(stream, 1):
-            line = _text(raw, f"{source.name}, line {number:,}")
-            if line.startswith(">"):
-                name, _, rest = line[1:].strip().partition(" ")
-                name = protein_id(name)
-                if name in found:
-                    raise InputError(f"{source.name}, line {number:,}: {name!r} is there twice")
-                here = found[name] = Annotation("", {key.upper(): value for key, value in _WORD.findall(rest)})
-            elif line and here is None:
-                raise InputError(f"{source.name}, line {number:,}: a FASTA file of labels starts with '>'")
-            elif here is not None:
-                here.letters += line
-    if not found:
-        raise InputError(f"{source.name}: no labels in this file")
+    for one in records(source):
+        name = protein_id(one.header[0])
+        if name in found:
+            raise InputError(f"{source.name}, line {one.line:,}: {name!r} is there twice")
+        found[name] = one
     return found
-
-
-def _text(raw: bytes, where: str) -> str:
-    try:
-        return raw.decode().strip()
-    except UnicodeDecodeError:
-        raise InputError(f"{where}: not UTF-8 text") from None

@@ -15,6 +15,7 @@ from aminoglot.embedding.options import Options as EmbeddingOptions
 from aminoglot.embedding.report import Report
 from aminoglot.errors import JobError
 from aminoglot.finetune.examples import Dataset, Example
+from aminoglot.finetune.letters import WIDTH, columns, shares
 from aminoglot.finetune.metrics import Kind
 from aminoglot.finetune.options import Options
 from aminoglot.finetune.problems import Labelled
@@ -117,9 +118,6 @@ def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-_LETTERS = b"ACDEFGHIKLMNPQRSTVWY"
-
-
 def composition(dataset: Dataset, rows: NDArray[np.int64], embedded: NDArray[np.int64]) -> Labelled:
     """What the letters alone say, as features: of a protein the share of each of the 20 and of all others, [N, 21]; of
     a residue its letter, one-hot, [R, 21].
@@ -129,17 +127,12 @@ def composition(dataset: Dataset, rows: NDArray[np.int64], embedded: NDArray[np.
         rows: which of them.
         embedded: residues of each that are embedded.
     """
-    table = np.full(256, len(_LETTERS), np.int64)
-    table[np.frombuffer(_LETTERS, np.uint8)] = np.arange(len(_LETTERS))
     examples = [dataset.examples[row] for row in rows.tolist()]
     texts = [one.sequence[:length] for one, length in zip(examples, embedded.tolist(), strict=True)]
-    letters = [table[np.frombuffer(text, np.uint8)] for text in texts]
-    eye = np.eye(len(_LETTERS) + 1, dtype=np.float32)
     if dataset.per_residue:
-        x = eye[np.concatenate([*letters, np.zeros(0, np.int64)])]
-        return residues(x, examples, embedded.tolist())
-    shares = [np.bincount(one, minlength=len(eye)) / len(one) for one in letters]
-    return Labelled(np.array(shares, np.float32).reshape(-1, len(eye)), np.array([one.label[0] for one in examples]))
+        return residues(np.eye(WIDTH, dtype=np.float32)[columns(b"".join(texts))], examples, embedded.tolist())
+    found = np.array([shares(text) for text in texts], np.float32).reshape(-1, WIDTH)
+    return Labelled(found, np.array([one.label[0] for one in examples]))
 
 
 def constant(train: NDArray[Any], kind: Kind) -> float:
