@@ -25,7 +25,8 @@ KINDS = {
     "fimbriae, outer membrane, secreted": ("fimbria", "outer membrane", "lipoprotein", "flagell", "autotransporter"),
     "enzymes": ("ase ", "ase,", "ase/"),
 }
-REST, SMALL = "others", "toxins and small proteins of under 60 residues"
+"""What names contain; the first that fits counts."""
+REST, PALE, SMALL = "others", "enzymes", "toxins and small proteins of under 60 residues"
 
 
 def kind(name: str, length: int) -> str:
@@ -50,12 +51,14 @@ def main() -> None:
     points = TSNE(perplexity=30, init="pca", random_state=0, n_jobs=2).fit_transform(reduced)
     figure = drawing.figure(9, 7)
     axes = drawing.plain(figure.add_subplot(), f"{fasta.name}: {len(names):,} proteins as {model} sees them (t-SNE)")
-    shown = [REST, *KINDS, SMALL]
-    colours = ["#d0d0d0", *drawing.PALETTE]
+    shown = [REST, PALE, *(one for one in KINDS if one != PALE), SMALL]  # what is everywhere lies below the rest
+    colours = ["#dcdcdc", "#b3c3d1", *drawing.PALETTE]
     of = np.array([kinds[name] for name in names])
     for label, colour in zip(shown, colours, strict=False):
         chosen = of == label
-        axes.scatter(*points[chosen].T, s=5 if label == REST else 8, color=colour, label=f"{label} ({chosen.sum():,})")
+        axes.scatter(
+            *points[chosen].T, s=5 if label in (REST, PALE) else 8, color=colour, label=f"{label} ({chosen.sum():,})"
+        )
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[["left", "bottom"]].set_visible(False)
