@@ -26,7 +26,7 @@ KINDS = {
     "enzymes": ("ase ", "ase,", "ase/"),
 }
 """What names contain; the first that fits counts."""
-REST, PALE, SMALL = "others", "enzymes", "toxins and small proteins of under 60 residues"
+REST, PALE, SMALL = "others", "enzymes", "proteins of under 60 residues"
 
 
 def kind(name: str, length: int) -> str:

@@ -28,7 +28,8 @@ INTRODUCTION = """# {name}
 A small protein language model, an ESM-2 of 6 layers, width 256 and 4 heads: {parameters:,} parameters. It comes with
 aminoglot so that everything works at once, without a download and on a laptop. It was trained by `aminoglot pretrain`,
 from random weights, on {clusters:,} clusters of real proteins: {tokens} million tokens in {updates:,} updates. ESM-2's
-own were trained on about a trillion.
+own were trained on about a trillion. An embedding has 256 numbers; proteins of more than 1,022 residues are truncated
+unless `--long` says otherwise.
 
 ## What it is for
 
@@ -92,7 +93,9 @@ def harness(flip: Path) -> str:
     text = [
         "\n## Its embeddings, frozen\n",
         "`aminoglot flip`: small heads on frozen features, all in one harness; the head named, its epoch chosen on",
-        f"validation; means of {found.seeds} seeds on the test set, in brackets limits by drawing proteins anew.\n",
+        f"validation; means of {found.seeds} seeds on the test set, in brackets limits by drawing proteins anew.",
+        "Composition is what one-hot becomes in the mean over a protein. ESM-2 8M is published with 0.753 on the first",
+        "(another harness, a head that sees one residue alone).\n",
         "| task, split | score, head | this model | the same, untrained | one-hot | composition |",
         "|---|---|---|---|---|---|",
     ]

@@ -155,7 +155,7 @@ def test_labels_a_protein_are_not_a_residue(tmp_path: Path) -> None:
 
 def test_one_class(tmp_path: Path) -> None:
     table = [{**row, "label": "x"} for row in rows(6)]
-    with pytest.raises(InputError, match="the column 'label' has one class only, 'x'"):
+    with pytest.raises(InputError, match="the column 'label' is 'x' everywhere"):
         dataset(write_table(tmp_path / "a.csv", table))
     table = [{**row, "label": "1.5"} for row in rows(6)]
     with pytest.raises(InputError, match=r"is 1\.5 everywhere: there is nothing to learn"):
@@ -184,6 +184,20 @@ def test_the_same_again_is_merged(tmp_path: Path) -> None:
     assert found.entries[7].example == 1
 
 
+def test_decimal_commas_are_named(tmp_path: Path) -> None:
+    table = [{**row, "label": f"0,{number:03}"} for number, row in enumerate(rows(12))]
+    with pytest.raises(InputError, match=r"12 of 12 labels look like numbers with a comma .*write 0.5, not 0,5"):
+        dataset(write_table(tmp_path / "a.csv", table))
+
+
+def test_labels_that_hardly_repeat_are_no_classes(tmp_path: Path) -> None:
+    table = [{**row, "label": f"name{number // 2 if number < 6 else number}"} for number, row in enumerate(rows(12))]
+    path = write_table(tmp_path / "a.csv", table)
+    with pytest.raises(InputError, match="has 9 different values among 12"):
+        dataset(path)
+    assert len(dataset(path, kind="classes").classes) == 9
+
+
 def test_contradictions_are_an_error_unless_told(tmp_path: Path) -> None:
     table = rows(6)
     table += [{**table[0], "id": "again", "label": "0.9"}]
@@ -191,7 +205,7 @@ def test_contradictions_are_an_error_unless_told(tmp_path: Path) -> None:
     with pytest.raises(InputError) as raised:
         dataset(path)
     assert "1 sequence with labels that contradict each other" in str(raised.value)
-    assert f"'P0': {table[0]['label']} and 'again': 0.9" in str(raised.value)
+    assert f"'P0' (record 1): {table[0]['label']} and 'again' (record 7): 0.9" in str(raised.value)
     mean = dataset(path, contradictions="mean")
     assert mean.examples[0].label[0] == pytest.approx((float(table[0]["label"]) + 0.9) / 2)
     assert mean.entries[0].note == mean.entries[6].note == "the mean of 2 labels of this sequence"

@@ -357,6 +357,7 @@ def test_the_wrong_family(t5_corpus: Corpus, corpus: Corpus, tmp_path: Path) -> 
     ("changed", "said"),
     [
         ({"batch": {"tokens": 2_000, "at_once": 50}}, "less than the longest sample of this corpus, 100"),
+        ({"batch": {"tokens": 99, "at_once": 1_000}}, "tokens = 99: less than the longest sample of this corpus, 100"),
         ({"model": {**TINY, "dropout": 0.1}}, "ESM-2 has none"),
         ({"compute": {"precision": "fp16"}}, "precision fp16 is not for cpu"),
         ({"compute": {"device": "tpu"}}, "device 'tpu'"),

@@ -61,8 +61,8 @@ def test_a_line_that_ends_at_nothing() -> None:
     ("changed", "said"),
     [
         ({"peak": 0.0}, "rate 0.0"),
-        ({"updates": 0}, "0 updates"),
-        ({"warmup": -1}, "-1 of warm-up"),
+        ({"updates": 0}, "updates = 0: at least 1"),
+        ({"warmup": -1}, "warmup = -1: 0 or more"),
         ({"floor": 1.5}, "floor 1.5"),
         ({"decayed": 0.0}, "decayed 0.0"),
         ({"warmup": 95}, "warm-up of 95 updates leaves no time"),

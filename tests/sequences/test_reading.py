@@ -370,6 +370,8 @@ def test_other_columns_come_along(tmp_path: Path, form: str) -> None:
     assert all(one.cells == () for one in proteins(path))
     with pytest.raises(InputError, match="there is no column 'x'; the columns are y, sequence"):
         read(path, Columns(others=("x",)))
+    with pytest.raises(InputError, match="; did you mean sequence"):
+        read(path, Columns(others=("Sequenze",)))
 
 
 def test_fasta_has_no_other_columns(tmp_path: Path) -> None:

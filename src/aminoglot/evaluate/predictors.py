@@ -140,7 +140,7 @@ def _constant(task: Task, train: Labelled) -> Fitted:
         answer, settings = np.array(largest, np.uint8), {"class": task.classes[largest]}
     else:
         answer = np.array(train.actual.mean(), np.float64)
-        settings = {"mean": float(answer)}  # type: ignore[dict-item]
+        settings = {"mean": float(f"{answer:.6g}")}  # type: ignore[dict-item]
     return Fitted(lambda of: np.full((1, len(of.actual)), answer), dict(settings))
 
 

@@ -91,6 +91,8 @@ class _Read:
         unsplit = sum(entry.status == Status.UNSPLIT for entry in self.entries)
         if unsplit and options.split_column is None:
             self.notes.append(f"{plural(unsplit, 'protein')} without SET=, which others have: used nowhere")
+        for number, entry in enumerate(self.entries, 1):
+            entry.number = number
         examples, classes = joined(list(groups.values()), kind, options.contradictions, self.notes)
         dataset = Dataset(kind, per_residue, classes, examples, self.entries, self.notes)
         self._mind(dataset)
@@ -280,12 +282,17 @@ class _Read:
 
     def _mind_classes(self, dataset: Dataset) -> None:
         if len(dataset.classes) == 1:
-            raise InputError(f"{self._where()} has one class only, {dataset.classes[0]!r}: there is nothing to learn")
+            raise InputError(f"{self._where()} is {dataset.classes[0]!r} everywhere: there is nothing to learn")
         labels = np.concatenate([one.label[one.counted] for one in dataset.examples])
         if np.bincount(labels).max() == 1:
             raise InputError(
                 f"{self._where()} has {len(dataset.classes):,} classes of one label each: there is nothing to learn. "
                 "Is it what the labels are in? Numbers are --kind number"
+            )
+        if self.options.kind == "auto" and not dataset.per_residue and 2 * len(dataset.classes) > len(labels):
+            raise InputError(
+                f"{self._where()} has {len(dataset.classes):,} different values among {len(labels):,}: is it what the "
+                "labels are in? --kind classes takes them for names of classes"
             )
         alike: dict[str, list[str]] = {}
         for name in dataset.classes if not dataset.per_residue else ():  # letters of residues may mean it

@@ -35,6 +35,7 @@ class Entry:
         note: why.
         label: as written.
         example: which of :attr:`Dataset.examples` it is part of, or -1.
+        number: of the record in the input, from 1 on.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Entry:
     note: str = ""
     label: str = ""
     example: int = -1
+    number: int = 0
 
 
 @dataclass(frozen=True)

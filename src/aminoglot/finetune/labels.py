@@ -16,6 +16,8 @@ from aminoglot.finetune.metrics import Kind
 
 _MISSING = ("", "na", "n/a", "#n/a", "nan", "null")
 _PARTS = re.compile(r"[,;\s]+")
+_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
+"""A number as much of Europe writes it."""
 _UNKNOWN = "-?"
 """Letters of a residue that has no label."""
 _MOSTLY = 0.8
@@ -44,7 +46,7 @@ def number(cell: str) -> float:
     try:
         value = float(cell)
     except ValueError:
-        hint = "; write 0.5, not 0,5" if re.fullmatch(r"[+-]?\d+,\d+", cell) else ""
+        hint = "; write 0.5, not 0,5" if _COMMA.fullmatch(cell) else ""
         raise LabelError(f"{_short(cell)} is no number{hint}") from None
     if "_" in cell:  # Python takes 1_000
         raise LabelError(f"{cell!r} is no number")
@@ -69,6 +71,12 @@ def kind_of(cells: Iterable[str], per_residue: bool) -> Kind:
     found = Counter(cells)
     if per_residue:
         return "number" if any(_PARTS.search(cell.strip()) or cell.startswith("[") for cell in found) else "classes"
+    commas = Counter({cell: count for cell, count in found.items() if _COMMA.fullmatch(cell)})
+    if 2 * commas.total() > found.total():
+        raise InputError(
+            f"{commas.total():,} of {plural(found.total(), 'label')} look like numbers with a comma ({tally(commas)}): "
+            "write 0.5, not 0,5"
+        )
     numbers = [cell for cell in found if is_number(cell)]
     share = sum(found[cell] for cell in numbers) / found.total()
     if len(numbers) <= 2 or share <= 1 - _MOSTLY:

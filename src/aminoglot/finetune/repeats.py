@@ -90,7 +90,10 @@ def joined(
 
 
 def _contradiction(differ: Sequence[Group], kind: Kind) -> str:
-    named = [" and ".join(f"{one.id!r}: {_shown(one.label)}" for one in group.entries[:3]) for group in differ]
+    named = [
+        " and ".join(f"{one.id!r} (record {one.number:,}): {_shown(one.label)}" for one in group.entries[:3])
+        for group in differ
+    ]
     advice = "take their mean with --contradictions mean, or " if kind == "number" else ""
     return (
         f"{plural(len(differ), 'sequence')} with labels that contradict each other:\n{listing(named)}\n"

@@ -10,7 +10,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
-from math import isfinite
+from math import inf
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -138,9 +138,12 @@ class OptimizerPart:
 
     def __post_init__(self) -> None:
         known("[optimizer] name", self.name, OptimizerName)
-        numbers = (self.rate, self.epsilon, self.decay, self.clip)
-        if not all(map(isfinite, numbers)) or min(self.rate, self.epsilon) <= 0 or min(self.decay, self.clip) < 0:
-            raise InputError("[optimizer]: rate and epsilon are above 0, decay and clip not below")
+        for name, number in (("rate", self.rate), ("epsilon", self.epsilon)):
+            if not 0 < number < inf:
+                raise InputError(f"[optimizer] {name} = {number:g}: above 0")
+        for name, number in (("decay", self.decay), ("clip", self.clip)):
+            if not 0 <= number < inf:
+                raise InputError(f"[optimizer] {name} = {number:g}: 0 or above")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"[optimizer] betas = {list(self.betas)}: from 0 to below 1")
 

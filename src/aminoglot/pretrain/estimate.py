@@ -132,7 +132,11 @@ def lines(config: RunConfig) -> list[tuple[str, str]]:
         ("model", f"{family_of(shape).name}, {shape.layers} layers, width {shape.hidden}, {shape.heads} heads"),
         ("parameters", f"{found.parameters:,}"),
         ("device", f"{hardware.device}, {hardware.precision} ({hardware.reason})"),
-        ("memory, weights and optimizer", f"{_size(found.state_bytes)} (shared out among processes by fsdp)"),
+        (
+            "memory, weights and optimizer",
+            _size(found.state_bytes)
+            + ("" if config.optimizer.name == "muon" else ", shared out among processes by fsdp"),
+        ),
         (
             "memory, activations",
             f"{_size(found.activation_bytes)} kept for the backward pass of {config.batch.at_once:,} tokens at once; "

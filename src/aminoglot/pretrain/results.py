@@ -16,6 +16,7 @@ from aminoglot import drawing
 from aminoglot.checkpoints import Checkpoint, write
 from aminoglot.corpus import Corpus
 from aminoglot.corpus.show import composition
+from aminoglot.errors import plural
 from aminoglot.jobs.storage import explained, sync, write_whole
 from aminoglot.models.family import Network, family_of
 from aminoglot.pretrain import record
@@ -138,7 +139,7 @@ def card(folder: Path, network: Network, config: RunConfig, corpus: Corpus, best
         f"# {family}, {parameters:,} parameters\n",
         f"{shape.layers} layers, width {shape.hidden}, {shape.heads} heads. Trained by aminoglot {__version__} "
         f"(`aminoglot pretrain`) in {last:,} {of_all}updates on {len(corpus.split('train')):,} clusters "
-        f"of proteins; {len(corpus.split('validation')):,} were held out"
+        f"of proteins; {plural(len(corpus.split('validation')), 'cluster')} held out"
         + (", and what is similar to them taken out of training." if facts.get("filtered") else ", unfiltered."),
         "\n## Held out\n",
         f"| | loss of a residue (nats) | perplexity | {accuracy} |\n|---|---|---|---|",

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from aminoglot.corpus import Corpus, Samples
 from aminoglot.corpus.stages import CARD
 from aminoglot.engine.hardware import Hardware, choose, exact, keep_freed_memory
-from aminoglot.errors import AminoglotError, DependencyError, InputError, JobError
+from aminoglot.errors import AminoglotError, DependencyError, InputError, JobError, plural
 from aminoglot.jobs.storage import explained, file_digest
 from aminoglot.models.esm2 import ESM2Config
 from aminoglot.models.family import Config, Network, family_of
@@ -32,6 +32,8 @@ from aminoglot.pretrain.state import Progress, States, load, read_progress, tens
 from aminoglot.screen import Screen
 
 STATES = "states"
+_FEW = 30
+"""Clusters held out below which their losses are said to be chance."""
 _MODEL = "model."
 """What names of weights begin with in a state."""
 
@@ -113,6 +115,10 @@ def fits(config: RunConfig, shape: Config, corpus: Corpus) -> None:
     tokens, positions = corpus.recipe.tokens, getattr(shape, "positions", None)
     if positions is not None and tokens > positions:
         raise InputError(f"the corpus has samples of {tokens} tokens, and the model {positions} positions")
+    if config.batch.tokens is not None and config.batch.tokens < tokens:
+        raise InputError(
+            f"[batch] tokens = {config.batch.tokens}: less than the longest sample of this corpus, {tokens}"
+        )
     if config.batch.at_once < tokens:
         raise InputError(
             f"[batch] at_once = {config.batch.at_once}: less than the longest sample of this corpus, {tokens}"
@@ -190,7 +196,7 @@ class _Run:
         if self.here.leads:
             path = results.export(self.folder, self.network, weights, self.config, self.corpus, best_update)
             what = "" if best_update is None else f", the best on what is held out, of update {best_update:,}"
-            self.screen.say(f"wrote {path}{what}")
+            self.screen.say(f"wrote {path}{what}; try aminoglot embed proteins.fasta -m {path} -o proteins.h5")
 
     def _picture(self) -> None:
         try:
@@ -223,6 +229,11 @@ class _Run:
         held_out = None
         if len(corpus.split("validation")):
             held_out = samples_for(self.network, corpus, "validation", config.seed)
+            if (count := len(corpus.split("validation"))) < _FEW:
+                self.screen.note(
+                    f"{plural(count, 'cluster')} held out: how well they are told, and which state is the best, is "
+                    "nearly chance; aminoglot corpus build --validation 0.1 holds out more"
+                )
         else:
             self.screen.note("nothing is held out in this corpus: there is no validation, and no best state")
         trainer = Trainer(config, self.objective, self.module, self.optimizers, samples, self.here, self.half)

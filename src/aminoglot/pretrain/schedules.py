@@ -45,10 +45,10 @@ class Schedule:
         known("schedule.shape", self.shape, Shape)
         if not self.peak > 0:
             raise InputError(f"rate {self.peak}: it must be above 0")
-        if self.updates < 1 or self.warmup < 0:
-            raise InputError(
-                f"{self.updates} updates, {self.warmup} of warm-up: there is at least one, and none is negative"
-            )
+        if self.updates < 1:
+            raise InputError(f"updates = {self.updates}: at least 1")
+        if self.warmup < 0:
+            raise InputError(f"warmup = {self.warmup}: 0 or more")
         if not 0 <= self.floor <= 1 or not 0 < self.decayed <= 1:
             raise InputError(f"floor {self.floor}, decayed {self.decayed}: both are shares, from 0 to 1")
         if self.warmup >= self.updates * (self.decayed if self.shape != "inverse-square-root" else 1):

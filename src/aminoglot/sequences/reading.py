@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -228,7 +229,9 @@ def _is_sequence(cell: str) -> bool:
 def _find(name: str, names: Sequence[str], asked: str | None, usual: Sequence[str]) -> int | None:
     if asked is not None:
         if asked not in names:
-            raise InputError(f"{name}, line 1: there is no column {asked!r}; the columns are {_columns(names)}")
+            near = difflib.get_close_matches(asked.lower(), [one.lower() for one in names], 1)
+            meant = next((f"; did you mean {one}?" for one in names if [one.lower()] == near), "")
+            raise InputError(f"{name}, line 1: there is no column {asked!r}; the columns are {_columns(names)}{meant}")
         return list(names).index(asked)
     lowered = [column.strip().lower() for column in names]
     return next((lowered.index(column) for column in usual if column in lowered), None)
