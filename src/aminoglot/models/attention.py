@@ -170,8 +170,9 @@ class Products(torch.autograd.Function):
             dp_MSZ = do_MSK @ v_MZK.transpose(-1, -2)
             ds_MSZ = torch._softmax_backward_data(dp_MSZ, p_MSZ, -1, dp_MSZ.dtype)
             found[0].append((ds_MSZ @ k_MZK) * scale)
-            found[1].append((ds_MSZ.transpose(-1, -2) @ q_MSK) * scale)
-            found[2].append(p_MSZ.transpose(-1, -2) @ do_MSK)
+            # dS' Q as (Q' dS)', and P' dO alike: only the narrow matrices are turned, never the scores
+            found[1].append((q_MSK.transpose(-1, -2).contiguous() @ ds_MSZ).transpose(-1, -2) * scale)
+            found[2].append((do_MSK.transpose(-1, -2).contiguous() @ p_MSZ).transpose(-1, -2))
         dq, dk, dv = (torch.cat(parts) for parts in found)
         return dq.view(q_NHSK.shape), dk.view(k_NHSK.shape), dv.view(v_NHSK.shape)
 
