@@ -51,7 +51,7 @@ MADE = """
     python examples/bundled/pack.py run {name} flip
 
 DATA holds reference proteomes and Swiss-Prot's eukaryotes (UniProt, CC BY 4.0), samples of UniRef, and FLIP's sets. The
-first three are learnt from, 124,168 distinct sequences; FLIP's are not. All
+first three are learnt from, {sequences:,} distinct sequences; FLIP's are not. All
 validation and test proteins of FLIP's secondary structure (both sets), conservation and localization, and GB1's bare
 domain, were kept out of training, and with them every protein in which MMseqs2 finds one of them at 50 % identity over
 80 % of its length (`--exclude`). `examples/bundled/training_set.parquet` says which proteins were left. What that
@@ -129,7 +129,11 @@ def card(run: Path, flip: Path | None, parameters: int) -> str:
         ),
         held_out(run),
         harness(flip) if flip is not None else "",
-        MADE.format(name=NAME, settings=json.dumps({**settings, "corpus": corpus}, indent=1)),
+        MADE.format(
+            name=NAME,
+            sequences=corpus["proteins"]["sequences"],
+            settings=json.dumps({**settings, "corpus": corpus}, indent=1),
+        ),
     ]
     return "".join(parts)
 
