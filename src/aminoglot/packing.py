@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -92,6 +93,19 @@ def _runs(lengths: Sequence[int]) -> Iterator[Run]:
             yield Run(row, count, length)
             row += count * length
             first = index + 1
+
+
+def paired_runs(batch: Packed, keys: Packed) -> list[tuple[Run, Run]]:
+    """Neighbours that have a length in common in each of two batches, as two rectangles."""
+    if keys is batch:
+        return list(zip(batch.runs, batch.runs, strict=True))
+    pairs = []
+    row = asked = 0
+    for (length, keys_length), group in groupby(zip(batch.lengths, keys.lengths, strict=True)):
+        count = len(list(group))
+        pairs.append((Run(row, count, length), Run(asked, count, keys_length)))
+        row, asked = row + count * length, asked + count * keys_length
+    return pairs
 
 
 def batches(lengths: Sequence[int], budget: int) -> Iterator[slice]:

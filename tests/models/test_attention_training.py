@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from aminoglot.models import attention
+from aminoglot.models import attention, products
 from aminoglot.packing import Packed
 
 LENGTHS = (40, 40, 7, 1, 90)
+KERNELS = (attention.attention, torch.bfloat16), (attention.reference, torch.float32)
 
 
 def gradients(kernel: object, dtype: torch.dtype, size: float = 1.0, offset: float = 0.0) -> list[torch.Tensor]:
@@ -46,16 +47,51 @@ def test_bf16(
     at_once: int, kept: int, size: float, offset: float, most_off: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All heads at once or some at a time, probabilities kept or computed again."""
-    monkeypatch.setattr(attention, "_SCORES_AT_ONCE", at_once)
-    monkeypatch.setattr(attention, "SCORES_KEPT", kept)
+    monkeypatch.setattr(products, "_SCORES_AT_ONCE", at_once)
+    monkeypatch.setattr(products, "SCORES_KEPT", kept)
     used: list[int] = []
-    apply = attention.Products.apply
-    monkeypatch.setattr(attention.Products, "apply", lambda *given: (used.append(1), apply(*given))[1])
+    apply = products.Products.apply
+    monkeypatch.setattr(products.Products, "apply", lambda *given: (used.append(1), apply(*given))[1])
     mine = gradients(attention.attention, torch.bfloat16, size, offset)
     theirs = gradients(attention.reference, torch.float32, size, offset)
     for one, other in zip(mine, theirs, strict=True):
         assert float((one - other).norm() / other.norm()) < most_off
     assert used
+
+
+@pytest.mark.parametrize("at_once", [10**9, 10_000])
+@pytest.mark.parametrize("kept", [10**9, 0])
+def test_large_scores(at_once: int, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exponentials that 16 bits, or 32, cannot hold are shifted; elsewhere that changes nothing."""
+    monkeypatch.setattr(products, "_SCORES_AT_ONCE", at_once)
+    monkeypatch.setattr(products, "SCORES_KEPT", kept)
+    found: list[int] = []
+    original = products._exponentials
+
+    def noted(q: torch.Tensor, k: torch.Tensor, shifted: int = 0) -> torch.Tensor:
+        found.append(shifted)
+        return original(q, k, shifted)
+
+    monkeypatch.setattr(products, "_exponentials", noted)
+    plain = gradients(attention.attention, torch.bfloat16, 1.0)
+    assert not any(found)
+    monkeypatch.setattr(products, "_in_range", lambda _: False)
+    for one, other in zip(plain, gradients(attention.attention, torch.bfloat16, 1.0), strict=True):
+        assert float((one - other).norm() / other.norm()) < 0.01
+    assert any(found)
+    monkeypatch.undo()
+    for one, other in zip(*(gradients(*of, 40.0) for of in KERNELS), strict=True):
+        assert float((one - other).norm() / other.norm()) < 0.15
+    assert all(one.isfinite().all() for one in gradients(*KERNELS[0], 1e4))
+
+
+def test_what_is_no_number_stays_none() -> None:
+    batch = Packed.of(np.zeros(40, np.uint8), (40,))
+    q = torch.randn(40, 2, 16, dtype=torch.bfloat16)
+    q[3, 1, 5] = torch.nan
+    out = attention.attention(q.requires_grad_(), q.detach(), q.detach().nan_to_num(), batch)
+    assert out[:, 1].isnan().all(1).all()
+    assert out[:, 0].isfinite().all()
 
 
 def test_products_are_for_training() -> None:

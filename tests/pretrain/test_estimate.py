@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from aminoglot.corpus import Corpus
+from aminoglot.models import attention
 from aminoglot.models.linear import train_in
 from aminoglot.pretrain.batching import updates
 from aminoglot.pretrain.estimate import activation_bytes, estimate
@@ -22,7 +23,7 @@ def test_activations(
     family: str, half: bool, corpus: Corpus, t5_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within a sixth of what autograd keeps; the kernel that keeps scores, of CPUs in bf16, left out."""
-    monkeypatch.setattr("aminoglot.models.attention._by_products", lambda *_: False)
+    monkeypatch.setattr("aminoglot.models.attention.choose", lambda *_: attention.by_runs)
     used = t5_corpus if family == "prott5nv" else corpus
     asked = config(used, model={"family": family, "layers": 4, "hidden": 128, "heads": 4})
     network, _ = start(asked.model, 0)

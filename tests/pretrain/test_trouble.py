@@ -14,7 +14,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from aminoglot.checkpoints import resolve
 from aminoglot.corpus import Corpus
 from aminoglot.errors import JobError, OutputError
-from aminoglot.models import attention
+from aminoglot.models import products
 from aminoglot.models.linear import train_in
 from aminoglot.pretrain import loop, run
 from aminoglot.pretrain.config import ComputePart
@@ -159,13 +159,13 @@ def test_probabilities_are_dropped(recompute: bool, corpus: Corpus, monkeypatch:
     train_in(network, "bf16")
     objective = objective_for(network)
     made: list[StorageWeakRef] = []
-    original = attention._softmax_of_products
+    original = products._exponentials
 
-    def noted(*given: torch.Tensor) -> torch.Tensor:
+    def noted(*given: Any) -> torch.Tensor:
         made.append(StorageWeakRef((found := original(*given)).untyped_storage()))
         return found
 
-    monkeypatch.setattr(attention, "_softmax_of_products", noted)
+    monkeypatch.setattr(products, "_exponentials", noted)
     samples = samples_for(network, corpus, "train", 0)
     module = wrapped(objective, ComputePart(device="cpu", recompute=recompute), World(0, 1, torch.device("cpu"), None))
     sums = module(objective.batch([samples[n] for n in range(8)], torch.device("cpu")))

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from aminoglot.corpus import Corpus
-from aminoglot.models.attention import SCORES_KEPT
 from aminoglot.models.family import Config, family_of
+from aminoglot.models.products import SCORES_KEPT, lengthened
 from aminoglot.pretrain.config import RunConfig
 from aminoglot.pretrain.objective import Objective, objective_for, samples_for
 from aminoglot.pretrain.run import corpus_for, fits, hardware_of
@@ -112,7 +112,7 @@ def activation_bytes(objective: Objective[Any], batch: Any, half: bool, recomput
 
 def _probabilities(shape: Config, lengths: NDArray[np.int64], recompute: bool) -> int:
     """Bytes of all blocks' attention probabilities that are kept, or of one block's, in 16 bits."""
-    scores = shape.heads * lengths**2
+    scores = shape.heads * lengthened(lengths) ** 2
     return int(2 * scores[scores <= SCORES_KEPT].sum()) * (1 if recompute else shape.layers)
 
 
