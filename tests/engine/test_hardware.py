@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -157,3 +158,20 @@ def test_memory_is_kept() -> None:
     assert done.returncode == 0, done.stderr
     if platform.libc_ver()[0] == "glibc":
         assert int(done.stdout) < 20_000, "20 times 80 MB are 390,000 pages of 4 KiB"
+
+
+def test_kernels_are_remembered_for_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inference needs few; what the user has set himself stays."""
+    names = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    hardware.remember_kernels()
+    hardware.choose("cpu")
+    assert [os.environ[name] for name in names] == ["1024", "1024"]
+    for name in names:
+        monkeypatch.delenv(name)
+    hardware.choose("cpu")
+    assert [os.environ[name] for name in names] == ["32", "32"]
+    monkeypatch.setenv(names[0], "7")
+    hardware.remember_kernels()
+    assert os.environ[names[0]] == "7"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from aminoglot.evaluate.predictors import CONSTANT, epochs, fitted, product_type
+from aminoglot.evaluate.predictors import CONSTANT, fitted, product_type, work
 from aminoglot.evaluate.tasks import TASKS, Recipe
 from aminoglot.finetune.problems import Labelled
 
@@ -142,12 +142,12 @@ def test_a_handful_of_training_proteins() -> None:
         assert np.isfinite(told).all()
 
 
-def test_epochs_are_told_one_by_one() -> None:
+def test_work_is_told_as_it_is_done() -> None:
     task = replace(GB1, recipe=replace(QUICK, epochs=5))
     seen: list[int] = []
     fitted("perceptron", task, numbers(40, 0), numbers(10, 1), 1, FP32, seen.append)
-    assert sum(seen) == 5 == epochs("perceptron", task, 40)
-    assert epochs("ridge", task, 40) == 1
+    assert sum(seen) == 200 == work("perceptron", task, 40, 40)
+    assert work("ridge", task, 40, 40) == 40
 
 
 def test_small_sets_have_more_epochs() -> None:

@@ -114,8 +114,20 @@ def _bound_kernel_caches() -> None:
     the same number of tokens twice: 300 MB for nothing. A forward pass needs a handful. Set these variables yourself
     to override.
     """
+    _remember_kernels(32)
+
+
+def remember_kernels() -> None:
+    """Let it remember them after all: training goes through some hundreds of shapes again and again.
+
+    Heeded where nothing was computed in this process before; call it before :func:`choose`.
+    """
+    _remember_kernels(1024)
+
+
+def _remember_kernels(count: int) -> None:
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(name, "32")
+        os.environ.setdefault(name, str(count))
 
 
 def keep_freed_memory() -> None:

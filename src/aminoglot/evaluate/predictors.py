@@ -69,7 +69,7 @@ def fitted(
         held_out: to choose by.
         seeds: copies of a network, fitted side by side.
         dtype: what networks multiply in.
-        done: told how many epochs were done; what has none is one.
+        done: told how many rows were learnt from, see :func:`work`.
 
     Raises:
         DependencyError: without scikit-learn, where a baseline is its.
@@ -80,13 +80,14 @@ def fitted(
         found = _constant(task, train)
     else:
         return _network(cast(HeadName, head), task, train, held_out, seeds, dtype, done)
-    done(1)
+    done(work(head, task, len(train), len(train.labels)))
     return found
 
 
-def epochs(head: str, task: Task, rows: int) -> int:
-    """How many steps fitting tells of."""
-    return 1 if head in ("ridge", "neighbours", CONSTANT) else task.recipe.epochs_for(rows)
+def work(head: str, task: Task, proteins: int, rows: int) -> int:
+    """How many rows, residues or proteins, fitting learns from, each counted as often as it is seen."""
+    seen = 1 if head in ("ridge", "neighbours", CONSTANT) else task.recipe.epochs_for(proteins)
+    return seen * rows
 
 
 def product_type(task: Task) -> torch.dtype:
@@ -110,7 +111,7 @@ def _network(
     def rows(count: int) -> None:
         nonlocal seen
         before, seen = seen, seen + count
-        done(seen // len(train) - before // len(train))
+        done(seen * len(train.labels) // len(train) - before * len(train.labels) // len(train))
 
     history = fit(cast(Problem, problem), schedule, copies=seeds, done=rows)
 

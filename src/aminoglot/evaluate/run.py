@@ -22,7 +22,7 @@ from aminoglot.evaluate.embed import Embedder
 from aminoglot.evaluate.features import Features, Nothing, of_sequences
 from aminoglot.evaluate.options import Options
 from aminoglot.evaluate.parts import Part, Parts, fingerprint
-from aminoglot.evaluate.predictors import CONSTANT, epochs, fitted, product_type, sklearn
+from aminoglot.evaluate.predictors import CONSTANT, fitted, product_type, sklearn, work
 from aminoglot.evaluate.results import Difference, Results, Row, SplitResult, Validation
 from aminoglot.evaluate.scoring import Scored, confusion, difference, main_score, scored
 from aminoglot.evaluate.tasks import REBUILT, TASKS, Task, TaskName, bionemo_limit
@@ -206,15 +206,15 @@ class _Run:
         for one in sets:
             by_task.setdefault(one.split.task.name, []).append(one)
         fits = [fit for of_task in by_task.values() for fit in self._fits(of_task)]
-        total = sum(epochs(fit.head, fit.task, len(fit.sets[0].train.ids)) for fit in fits)
+        total = sum(map(_work, fits))
         found: list[tuple[_Fit, Part]] = []
         todo = [fit for fit in fits if not self._whole(fit)]
         if len(todo) < len(fits):
             self.screen.say(f"going on: {len(fits) - len(todo):,} of {plural(len(fits), 'head')} are fitted already")
         for fit in todo:
             self._embed(fit, by_task[fit.task.name])
-        kept = total - sum(epochs(fit.head, fit.task, len(fit.sets[0].train.ids)) for fit in todo)
-        with self.screen.progress("fitting", total, "epochs", kept) as done:
+        kept = total - sum(map(_work, todo))
+        with self.screen.progress("fitting", total, "rows", kept) as done:
             for fit in fits:
                 found.append((fit, self._part(fit, done)))
         self.screen.say("scoring")
@@ -435,6 +435,11 @@ def _replaced(path: Path, told: Sequence[SplitResult]) -> list[str]:
 def _short(name: str) -> str:
     """A model's name; of a path only its end, for where it lies is nobody's business."""
     return Path(name).name if Path(name).expanduser().exists() else name
+
+
+def _work(fit: _Fit) -> int:
+    train = fit.sets[0].train
+    return work(fit.head, fit.task, len(train.ids), train.rows)
 
 
 def _blank(split: flip.Split, coverage: dict[str, Coverage], validation: int, test: int) -> SplitResult:

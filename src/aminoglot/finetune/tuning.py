@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aminoglot.checkpoints import Checkpoint
-from aminoglot.engine.hardware import Hardware, choose
+from aminoglot.engine.hardware import Hardware, choose, keep_freed_memory, remember_kernels
 from aminoglot.errors import InputError
 from aminoglot.finetune import lora
 from aminoglot.finetune.examples import Dataset
@@ -51,7 +51,10 @@ def hardware(options: Options) -> Hardware:
     Raises:
         InputError: for fp16 and fp8, whose gradients would overflow or vanish.
     """
+    remember_kernels()
     found = choose(options.device, options.precision, "torch")
+    if found.kind == "cpu":
+        keep_freed_memory()
     if found.precision in ("fp16", "fp8"):
         if options.precision != "auto":
             raise InputError(f"precision {options.precision} is not for training; choose bf16 or fp32")

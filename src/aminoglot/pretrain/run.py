@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from aminoglot.corpus import Corpus, Samples
 from aminoglot.corpus.stages import CARD
-from aminoglot.engine.hardware import Hardware, choose, exact, keep_freed_memory
+from aminoglot.engine.hardware import Hardware, choose, exact, keep_freed_memory, remember_kernels
 from aminoglot.errors import AminoglotError, DependencyError, InputError, JobError, plural
 from aminoglot.jobs.storage import explained, file_digest
 from aminoglot.models.esm2 import ESM2Config
@@ -68,6 +68,7 @@ def pretrain(config: RunConfig, folder: Path, screen: Screen) -> Network | None:
 
 def hardware_of(part: ComputePart) -> Hardware:
     """The device and precision of a run."""
+    remember_kernels()
     return choose(part.device, part.precision, "torch")
 
 
