@@ -164,7 +164,10 @@ def test_kernels_are_remembered_for_training(monkeypatch: pytest.MonkeyPatch) ->
     """Inference needs few; what the user has set himself stays."""
     names = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
     for name in names:
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that what they were is put back
+        monkeypatch.delenv(name)
+    hardware.choose("cpu")
+    assert [os.environ[name] for name in names] == ["32", "32"]
     hardware.remember_kernels()
     hardware.choose("cpu")
     assert [os.environ[name] for name in names] == ["1024", "1024"]

@@ -148,6 +148,17 @@ def test_work_is_told_as_it_is_done() -> None:
     fitted("perceptron", task, numbers(40, 0), numbers(10, 1), 1, FP32, seen.append)
     assert sum(seen) == 200 == work("perceptron", task, 40, 40)
     assert work("ridge", task, 40, 40) == 40
+    of_residues = replace(TASKS["secondary_structure"], recipe=replace(QUICK, epochs=5))
+    lengths = [3, 9, 4, 7]
+    generator = np.random.default_rng(0)
+    train = Labelled(
+        generator.normal(size=(23, 4)).astype(np.float32),
+        generator.integers(0, 3, 23).astype(np.uint8),
+        np.concatenate(([0], np.cumsum(lengths))),
+    )
+    seen.clear()
+    fitted("no-context", of_residues, train, train, 1, FP32, seen.append)
+    assert sum(seen) == 115 == work("no-context", of_residues, 4, 23)
 
 
 def test_small_sets_have_more_epochs() -> None:

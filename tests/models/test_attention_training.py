@@ -46,7 +46,7 @@ def test_fp32() -> None:
 def test_bf16(
     at_once: int, kept: int, size: float, offset: float, most_off: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All heads at once or some at a time, probabilities kept or computed again."""
+    """All heads at once or some at a time, exponentials kept or computed again."""
     monkeypatch.setattr(products, "_SCORES_AT_ONCE", at_once)
     monkeypatch.setattr(products, "SCORES_KEPT", kept)
     used: list[int] = []
@@ -57,6 +57,11 @@ def test_bf16(
     for one, other in zip(mine, theirs, strict=True):
         assert float((one - other).norm() / other.norm()) < most_off
     assert used
+
+
+def off(mine: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:
+    """The largest relative error."""
+    return max(float((one - other).norm() / other.norm()) for one, other in zip(mine, theirs, strict=True))
 
 
 @pytest.mark.parametrize("at_once", [10**9, 10_000])
@@ -73,16 +78,70 @@ def test_large_scores(at_once: int, kept: int, monkeypatch: pytest.MonkeyPatch) 
         return original(q, k, shifted)
 
     monkeypatch.setattr(products, "_exponentials", noted)
-    plain = gradients(attention.attention, torch.bfloat16, 1.0)
+    plain = gradients(*KERNELS[0])
     assert not any(found)
-    monkeypatch.setattr(products, "_in_range", lambda _: False)
-    for one, other in zip(plain, gradients(attention.attention, torch.bfloat16, 1.0), strict=True):
-        assert float((one - other).norm() / other.norm()) < 0.01
+    with monkeypatch.context() as forced:
+        forced.setattr(products, "_in_range", lambda _: False)
+        assert off(plain, gradients(*KERNELS[0])) < 0.01
     assert any(found)
-    monkeypatch.undo()
-    for one, other in zip(*(gradients(*of, 40.0) for of in KERNELS), strict=True):
-        assert float((one - other).norm() / other.norm()) < 0.15
+    found.clear()
+    assert off(gradients(*KERNELS[0], 40.0), gradients(*KERNELS[1], 40.0)) < 0.15
+    assert any(found)
     assert all(one.isfinite().all() for one in gradients(*KERNELS[0], 1e4))
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_all_scores_are_tiny_or_huge(sign: float) -> None:
+    """All scores lie near 400, or near -400: far below and far above what exponentials can be."""
+    batch = Packed.of(np.zeros(40, np.uint8), (40,))
+    noise = torch.randn(3, 40, 1, 16, generator=torch.Generator().manual_seed(0))
+    q, k, v = (noise + torch.tensor([10.0, 10.0 * sign, 0.0])[:, None, None, None]).bfloat16().unbind()
+    out = attention.attention(q.requires_grad_(), k, v, batch)
+    out.float().sum().backward()
+    expected = attention.reference(q.detach().float(), k.float(), v.float(), batch)
+    assert out.isfinite().all()
+    assert float((out.detach().float() - expected).norm() / expected.norm()) < 0.3, "scores of 400 are rounded to 2"
+    assert q.grad is not None
+    assert q.grad.isfinite().all()
+
+
+def test_what_is_in_range() -> None:
+    ones = torch.ones(3, 4, dtype=torch.bfloat16)
+    assert products._in_range(ones)
+    for value in (0.0, 1e-20, 1e20, torch.inf, torch.nan):
+        spoilt = ones.clone()
+        spoilt[1, 2] = value
+        assert not products._in_range(spoilt)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("kept", [10**9, 0])
+def test_attention_to_another_sequence(shifted: bool, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a decoder looks at its source: other lengths, some of them alike, with offsets of their own."""
+    monkeypatch.setattr(products, "SCORES_KEPT", kept)
+    if shifted:
+        monkeypatch.setattr(products, "_in_range", lambda _: False)
+    queries, keys = (33, 33, 33, 2, 2, 7), (65, 65, 65, 1, 1, 40)
+    batch, source = (Packed.of(np.zeros(sum(one), np.uint8), one) for one in (queries, keys))
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randn(sum(one), 3, 16, generator=generator) for one in (queries, keys, keys)]
+    drawn[2] += torch.tensor([3.0, -3.0, 0.0, 5.0, 1.0, 8.0]).repeat_interleave(torch.tensor(keys))[:, None, None]
+    weights = torch.randn(sum(queries), 3, 16, generator=generator)
+    every = []
+    for kernel, dtype in KERNELS:
+        inputs = [one.to(dtype).requires_grad_() for one in drawn]
+        out = kernel(*inputs, batch, source)  # type: ignore[operator]
+        (out.float() * weights).sum().backward()
+        every.append([out.detach().float(), *(one.grad.float() for one in inputs if one.grad is not None)])
+    assert off(*every) < 0.01
+
+
+def test_no_second_derivatives() -> None:
+    batch = Packed.of(np.zeros(8, np.uint8), (8,))
+    q = torch.randn(8, 1, 4, dtype=torch.bfloat16, requires_grad=True)
+    (first,) = torch.autograd.grad(attention.attention(q, q, q, batch).sum(), q, create_graph=True)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        first.sum().backward()
 
 
 def test_what_is_no_number_stays_none() -> None:

@@ -152,7 +152,7 @@ def test_the_best_state_becomes_a_model_too(corpus: Corpus, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_probabilities_are_dropped(recompute: bool, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exponentials_are_dropped(recompute: bool, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that attention keeps on CPUs: all until the backward pass, or none where blocks are computed again."""
     asked = config(corpus, compute={"recompute": recompute})
     network, _ = start(asked.model, 0)

@@ -22,6 +22,9 @@ MOST_LANES = 8
 NARROW = 128
 """Networks of less width than this compute so little a call that calling them is what takes time."""
 
+_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+_FEW_KERNELS = "32"
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -114,20 +117,23 @@ def _bound_kernel_caches() -> None:
     the same number of tokens twice: 300 MB for nothing. A forward pass needs a handful. Set these variables yourself
     to override.
     """
-    _remember_kernels(32)
+    _remember_kernels(_FEW_KERNELS)
 
 
 def remember_kernels() -> None:
     """Let it remember them after all: training goes through some hundreds of shapes again and again.
 
-    Heeded where nothing was computed in this process before; call it before :func:`choose`.
+    Heeded where nothing was computed in this process before, and then for the rest of it.
     """
-    _remember_kernels(1024)
+    for name in _CACHES:
+        if os.environ.get(name) == _FEW_KERNELS:
+            del os.environ[name]
+    _remember_kernels("1024")
 
 
-def _remember_kernels(count: int) -> None:
-    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(name, str(count))
+def _remember_kernels(count: str) -> None:
+    for name in _CACHES:
+        os.environ.setdefault(name, count)
 
 
 def keep_freed_memory() -> None:

@@ -63,9 +63,7 @@ def hardware(options: Options) -> Hardware:
 
 
 def budget(width: int, where: Hardware) -> int:
-    """Tokens that go through the network at once. On a CPU few, so that what they need stays in its cache, and
-    attention takes its faster way (see :mod:`aminoglot.models.attention`).
-    """
+    """Tokens that go through the network at once. On a CPU few, so that what they need stays in its cache."""
     if where.kind != "cpu":
         return 16384
     return 1024 if width >= 128 else 8192

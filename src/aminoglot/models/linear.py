@@ -90,7 +90,7 @@ def train_in(model: nn.Module, precision: Literal["fp32", "bf16", "fp16"]) -> No
     """Compute the matrix products of ``model`` in this precision, forwards and backwards; its weights stay float32.
 
     So training computes as :func:`prepare` makes inference compute: norms, softmax, the residual stream and the sums of
-    heads are float32.
+    heads are float32. (On CPUs in bf16 attention's exponentials are bf16, see :mod:`aminoglot.models.products`.)
     """
     product = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     for module in model.modules():

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from aminoglot.packing import Packed, Run, paired_runs
@@ -33,18 +34,23 @@ class Products(torch.autograd.Function):
 
     The exponentials E stay undivided: only narrow matrices are divided by their sums s. With dO the gradient of the
     result O, and G = dO / s: dV = E' G, dS = E * (G V' - rowsum(G * O)), dQ and dK are dS K and dS' Q, scaled (Dao et
-    al. 2022, doi:10.48550/arXiv.2205.14135, appendix B). O less a constant, and dS, are the same when all values move
-    alike, so they are centred: a common offset would drown the differences in 16 bits. A column of ones beside them
-    makes one product sum and another subtract.
+    al. 2022, doi:10.48550/arXiv.2205.14135, appendix B). O less a constant, and dS, are the same when all values of a
+    sequence move alike, so they are centred: a common offset would drown the differences in 16 bits. A column of ones
+    beside them makes one product sum and another subtract. Products sum in float32; E, and what they give, are 16 bits.
     """
 
     @staticmethod
     def forward(ctx: Any, q_UHK: Tensor, k_THK: Tensor, v_THK: Tensor, batch: Packed, keys: Packed) -> Tensor:
         ctx.rows = rows_U, rows_T = _rows(batch.lengths), _rows(keys.lengths)
         ctx.groups = list(_groups(batch, keys, q_UHK.shape[1]))
-        mean_HK = v_THK.mean(0)
+        owner_T, owner_U = (
+            keys.per_token(torch.arange(len(keys.lengths))),
+            batch.per_token(torch.arange(len(batch.lengths))),
+        )
+        sums_BHK = torch.zeros(len(keys.lengths), *v_THK.shape[1:]).index_add_(0, owner_T, v_THK.float())
+        mean_BHK = (sums_BHK / keys.lengths_B[:, None, None]).to(v_THK.dtype)
         q, k = _spread(q_UHK, rows_U), _spread(k_THK, rows_T)
-        v = _spread(F.pad(v_THK - mean_HK, (0, 1), value=1.0), rows_T)
+        v = _spread(F.pad(v_THK - mean_BHK[owner_T], (0, 1), value=1.0), rows_T)
         sums = v.new_empty(*q.shape[:2], v.shape[2])
         kept: list[Tensor] = []
         ctx.shifts = []
@@ -66,9 +72,10 @@ class Products(torch.autograd.Function):
         o_UHK, sums_UH1 = sums_UHC[..., :-1] / sums_UHC[..., -1:], sums_UHC[..., -1:].clone()
         # saved so, and not as attributes, recomputing blocks drops them
         ctx.save_for_backward(q, k, v, o_UHK.to(v_THK.dtype), sums_UH1, *kept)
-        return (o_UHK + mean_HK).to(v_THK.dtype)
+        return (o_UHK + mean_BHK[owner_U]).to(v_THK.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, o_UHK, sums_UH1, *kept = ctx.saved_tensors
         rows_U, rows_T = ctx.rows
@@ -137,7 +144,7 @@ def _groups(batch: Packed, keys: Packed, heads: int) -> Iterator[_Group]:
 
 @lru_cache(maxsize=16)
 def _rows(lengths: tuple[int, ...]) -> Tensor:
-    """Where each token lies when all lengths are multiples of :data:`STEP`, and how many there are then: int64 [T]."""
+    """Where each token lies when all lengths are multiples of :data:`STEP`: int64 [T]."""
     more = np.cumsum([0, *(lengthened(length) - length for length in lengths)])[:-1]
     return torch.from_numpy(np.arange(sum(lengths)) + np.repeat(more, lengths))
 

@@ -53,7 +53,7 @@ def estimate(config: RunConfig, shape: Config, corpus: Corpus, half: bool, cpu: 
         shape: of the network.
         corpus: what it trains on.
         half: whether products are computed in 16 bits.
-        cpu: whether on a CPU, where attention in 16 bits keeps its probabilities.
+        cpu: whether on a CPU, where attention in 16 bits keeps exponentials (:mod:`aminoglot.models.products`).
     """
     with torch.device("meta"):
         network = family_of(shape).build(shape)
@@ -74,7 +74,7 @@ def estimate(config: RunConfig, shape: Config, corpus: Corpus, half: bool, cpu: 
         parameters=parameters,
         state_bytes=parameters * (4 + 4 + remembered),
         activation_bytes=activation_bytes(objective, batch, half, config.compute.recompute)
-        + (_probabilities(shape, lengths[piece], config.compute.recompute) if half and cpu else 0),
+        + (_kept_by_products(shape, lengths[piece], config.compute.recompute) if half and cpu else 0),
         staged_bytes=parameters * (4 + remembered),
         proteins=proteins,
         tokens=proteins * mean,
@@ -110,10 +110,20 @@ def activation_bytes(objective: Objective[Any], batch: Any, half: bool, recomput
     return whole + (2 * sum(one.numel() for one in network.parameters()) if half else 0)
 
 
-def _probabilities(shape: Config, lengths: NDArray[np.int64], recompute: bool) -> int:
-    """Bytes of all blocks' attention probabilities that are kept, or of one block's, in 16 bits."""
-    scores = shape.heads * lengthened(lengths) ** 2
-    return int(2 * scores[scores <= SCORES_KEPT].sum()) * (1 if recompute else shape.layers)
+def _kept_by_products(shape: Config, lengths: NDArray[np.int64], recompute: bool) -> int:
+    """Bytes that attention on CPUs in 16 bits keeps beside what :func:`activation_bytes` counts, of a block or of all:
+
+    exponentials, what was found before it was moved back, its sums, and what is filled up.
+    """
+    long = lengthened(lengths)
+    scores = shape.heads * long**2
+    width = shape.hidden
+    beside = (
+        lengths.sum() * (2 * width + 4 * shape.heads)
+        + 6 * width * (long - lengths).sum()
+        + 2 * shape.heads * long.sum()
+    )
+    return int(2 * scores[scores <= SCORES_KEPT].sum() + beside) * (1 if recompute else shape.layers)
 
 
 def lines(config: RunConfig) -> list[tuple[str, str]]:
