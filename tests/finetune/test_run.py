@@ -255,6 +255,16 @@ def test_a_base_model_in_a_folder(tmp_path: Path) -> None:
         predictor(tmp_path / "head", model="random:prott5nv-tiny")
 
 
+def test_lora_begins_where_a_head_alone_ends(tmp_path: Path) -> None:
+    """With a learning rate of hardly anything it stays there."""
+    data = write_table(tmp_path / "a.csv", rows(60))
+    tune(data, tmp_path / "head", epochs=None, batch=None)
+    tune(data, tmp_path / "lora", method="lora", epochs=1, rate=1e-9)
+    expected, found = (predictor(tmp_path / run).predict([protein(20), protein(35)]) for run in ("head", "lora"))
+    assert np.allclose(found, expected, atol=1e-3)
+    assert not np.allclose(found[0], found[1], atol=1e-3)
+
+
 def test_lora_finds_a_base_that_moved(tmp_path: Path) -> None:
     aminoglot.checkpoints.convert(MODEL, tmp_path / "base", "huggingface")
     data = write_table(tmp_path / "a.csv", rows(30))

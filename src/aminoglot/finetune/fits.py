@@ -86,6 +86,8 @@ class Fits:
         """A head, and the network under it or LoRA in its blocks."""
         dataset, options = self.dataset, self.options
         head = tuning.new_head(dataset, options, checkpoint.config.hidden)
+        if options.method == "lora":
+            self._fit_first(head)
         live = tuning.live(checkpoint, head, request, options, where)
         count = trained(live)
         self.screen.say(
@@ -99,6 +101,17 @@ class Fits:
             found = problem.predict(dataset.examples)
         return Fitted(history, found, head.cpu(), count, live)
 
+    def _fit_first(self, head: Head) -> None:
+        """Fit a head to the network as it is, so that LoRA begins where a head alone ends.
+
+        A head that knows nothing yet would pull the features out of shape first (Kumar et al. 2022,
+        doi:10.48550/arXiv.2202.10054).
+        """
+        dataset = self.dataset
+        found = features(dataset, self.options, self.folder, self.screen.console)
+        train, validation = (found.labelled(dataset, rows) for rows in (self.splits.train, self.splits.validation))
+        self._fit_quickly(OnFeatures(head, train, validation, dataset.kind, self._weights()), f"the {head.name} learns")
+
     def on_letters(self, request: Request) -> Outputs:
         """The same kind of head on what the letters alone say: outputs of every example."""
         dataset = self.dataset
@@ -107,13 +120,17 @@ class Fits:
         train, validation, whole = (composition(dataset, some, rows[some]) for some in chosen)
         head = tuning.new_head(dataset, self.options, train.features.shape[1])
         problem = OnFeatures(head, train, validation, dataset.kind, self._weights())
+        self._fit_quickly(problem, "composition learns")
+        return outputs(problem, whole)
+
+    def _fit_quickly(self, problem: OnFeatures, what: str) -> None:
+        """Fit a head that is no run's result; no state of it is kept."""
         asked = self.options
         if asked.method != "head":  # whose rate and epochs are for a network
             asked = replace(asked, method="head", epochs=None, rate=None, batch=None, patience=None)
         schedule = tuning.schedule(asked)
-        with self.screen.progress("composition learns", schedule.epochs * problem.rows, "proteins") as done:
+        with self.screen.progress(what, schedule.epochs * problem.rows, "proteins") as done:
             fit(problem, schedule, self.options.seed, 1, done)
-        return outputs(problem, whole)
 
     def _fit(self, problem: OnFeatures | OnNetwork) -> History:
         """Fit, or go on; a line of the log an epoch, and on the screen where epochs take long."""
