@@ -51,9 +51,14 @@ def records(sequences: Mapping[str, str] | Iterable[tuple[str, str]]) -> list[Pr
 
 
 def plan(
-    folder: Path, sequences: Mapping[str, str] | Iterable[tuple[str, str]], task: Any = None, **policy: Any
+    folder: Path,
+    sequences: Mapping[str, str] | Iterable[tuple[str, str]],
+    task: Any = None,
+    provenance: Mapping[str, Any] | None = None,
+    **policy: Any,
 ) -> Plan:
     """A plan in a folder of its own."""
     job = JobFolder(folder / "x.h5")
-    job.path.mkdir(exist_ok=True)
-    return make_plan(job, records(sequences), task or CountingTask(), Policy(**policy), {"a": 1}, ["a note"])
+    job.path.mkdir(exist_ok=True, parents=True)
+    said = {"a": 1} if provenance is None else provenance
+    return make_plan(job, records(sequences), task or CountingTask(), Policy(**policy), said, ["a note"])

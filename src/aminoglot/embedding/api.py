@@ -8,7 +8,18 @@ from pathlib import Path
 from aminoglot.embedding.job import Outcome
 from aminoglot.embedding.job import embed as run
 from aminoglot.embedding.options import Options
-from aminoglot.settings import BackendChoice, BadRecords, DType, Duplicates, Layer, Long, Per, Pool, PrecisionChoice
+from aminoglot.settings import (
+    BackendChoice,
+    BadRecords,
+    DType,
+    Duplicates,
+    Layer,
+    Long,
+    Per,
+    Pool,
+    PrecisionChoice,
+    Workers,
+)
 
 
 def embed(
@@ -29,6 +40,10 @@ def embed(
     id_column: str | None = None,
     sequence_column: str | None = None,
     reuse: str | Path | None = None,
+    workers: Workers | None = None,
+    plan_only: bool = False,
+    shard: str | None = None,
+    finish: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
 ) -> Outcome:
@@ -52,6 +67,11 @@ def embed(
         id_column: name of a table's id column, where it is not a usual one.
         sequence_column: name of a table's sequence column, where it is not a usual one.
         reuse: an older output, made the same way: proteins it holds are taken from it.
+        workers: so many processes compute, each on GPUs or cores of its own; ``auto`` is one a GPU, or one for eight
+            cores. A script that asks for workers needs ``if __name__ == "__main__":``.
+        plan_only: plan the job and stop; its shards are computed by ``shard``, here or on machines that see the folder.
+        shard: compute one slice of a planned job, ``"3/16"`` the third of sixteen; the input is not read.
+        finish: check that all slices were computed, and write the output.
         overwrite: replace an output, or drop an unfinished job, that is not this one.
         dry_run: read and check everything, say what would be done, and stop.
 
@@ -76,6 +96,10 @@ def embed(
         id_column=id_column,
         sequence_column=sequence_column,
         reuse=reuse,
+        workers=workers,
+        plan_only=plan_only,
+        shard=shard,
+        finish=finish,
         overwrite=overwrite,
         dry_run=dry_run,
     )

@@ -4,35 +4,32 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from aminoglot.checkpoints import named, resolve
-from aminoglot.checkpoints.checkpoint import HEAD_NOTES
+from aminoglot.checkpoints import named
 from aminoglot.embedding import report as reporting
+from aminoglot.embedding.computing import as_planned, compute, compute_slice, planned
 from aminoglot.embedding.estimate import estimate
 from aminoglot.embedding.export import export, outputs, table_path
 from aminoglot.embedding.formats import check_names, check_suffix, is_ours, reader
 from aminoglot.embedding.options import Options
 from aminoglot.embedding.report import Report
 from aminoglot.embedding.reuse import Reuse
+from aminoglot.embedding.setup import different_from, provenance_of, task_of
 from aminoglot.embedding.store import verify
 from aminoglot.embedding.task import EmbeddingTask
-from aminoglot.engine import Model, choose
 from aminoglot.errors import AminoglotError, JobError, OutputError, listing, plural
-from aminoglot.jobs import Audit, JobFolder, Manifest, Plan, Policy, Status, audit, changes, make_plan, read_plan, run
+from aminoglot.jobs import Audit, JobFolder, Manifest, Plan, Policy, Status, audit, make_plan, read_plan
 from aminoglot.jobs.run import left
+from aminoglot.jobs.slices import lost
 from aminoglot.jobs.storage import READ_ONLY
 from aminoglot.sequences import Columns, Reader, Source, input_digest, sources
-from aminoglot.version import __version__
 
 _LONGEST_NAME = 220
 
@@ -74,6 +71,11 @@ def embed(inputs: Sequence[str | Path], output: str | Path, options: Options, re
         raise OutputError(f"{output}: the name is too long for those that will lie beside it; take a shorter one")
     if not output.parent.is_dir():
         raise OutputError(f"{output}: there is no folder {output.parent}")
+    if options.shard is not None:
+        compute_slice(output, options, report)
+        return Outcome((), None, complete=True)
+    if options.finish:
+        return _Job(inputs, output, options, report, JobFolder(output)).finish()
     if options.dry_run:
         with tempfile.TemporaryDirectory() as temporary:
             return _Job(inputs, output, options, report, JobFolder(Path(temporary) / output.name)).run()
@@ -97,9 +99,11 @@ class _Job:
             for path in self.files:
                 if path.exists() and any(path.samefile(source.path) for source in found):
                     raise OutputError(f"{path}: this is the input; give the output another name with -o")
-            task = self._task()
+            task = task_of(
+                self.options, self.report.note, lazily=self.options.workers is not None or self.options.plan_only
+            )
             if self.options.dry_run:
-                plan = self._plan(found, notes, task, self._provenance(task, "", ""))
+                plan = self._plan(found, notes, task, provenance_of(task, self.options, "", ""))
                 self._check(plan, task, list(range(plan.shards)))
                 for path in (*self.files[:-1], JobFolder(self.output).plan):
                     if path.exists():
@@ -110,7 +114,7 @@ class _Job:
                 self.folder.clear()
                 return Outcome((), None, complete=True)
             digest = input_digest(found)
-            provenance = self._provenance(task, task.model.digest, digest)
+            provenance = provenance_of(task, self.options, task.model.digest, digest)
             finished = self._finished(provenance)
             if finished is not None:
                 if read_only is None:
@@ -122,7 +126,11 @@ class _Job:
                 task.reuse = Reuse(Path(self.options.reuse).expanduser(), provenance)
             try:
                 plan = self._resumed(provenance) or self._plan(found, notes, task, provenance)
-                return self._compute(plan, task)
+                manifest = self._begin(plan, task)
+                if self.options.plan_only:
+                    self.report.say(f"planned: {plural(plan.shards, 'shard')}; compute them with --shard 1/N to N/N")
+                    return Outcome((), None, complete=True)
+                return self._finish(plan, manifest, task, *compute(plan, manifest, task, self.options, self.report))
             finally:
                 if task.reuse is not None:
                     task.reuse.close()
@@ -142,48 +150,6 @@ class _Job:
                 return error
             raise
         return None
-
-    def _task(self) -> EmbeddingTask:
-        options = self.options
-        hardware = choose(options.device, options.precision, options.backend)
-        assert options.model is not None
-        checkpoint = resolve(options.model)
-        for note in checkpoint.notes:
-            if not note.startswith(HEAD_NOTES):  # embedding needs no head
-                self.report.note(note)
-        model = Model(checkpoint, hardware)
-        request = model.request(options.per, options.layer, options.pool, options.long)
-        return EmbeddingTask(model, request, np.dtype(options.dtype))
-
-    def _provenance(self, task: EmbeddingTask, model_digest: str, digest: str) -> dict[str, Any]:
-        """What the output says of its making: all that decides the results, and no times, hosts or paths."""
-        model, request, options = task.model, task.request, self.options
-        name = options.model or ""
-        return {
-            "aminoglot": __version__,
-            "torch": torch.__version__,
-            "openvino": version("openvino") if model.hardware.backend == "openvino" else None,
-            "model": Path(name).name if Path(name).expanduser().exists() else name,
-            "model_digest": model_digest,
-            "token_dropout": getattr(model.config, "token_dropout", None),
-            "per": request.per,
-            "layers": list(request.layers),
-            "several_layers": request.several,
-            "pool": request.pool,
-            "long": request.long,
-            "limit": request.limit,
-            "precision": model.hardware.precision,
-            "device": model.hardware.kind,
-            "backend": model.hardware.backend,
-            "hidden": model.config.hidden,
-            "dtype": task.dtype.name,
-            "token_budget": model.budget,
-            "input_sha256": digest,
-            "bad_records": options.bad_records,
-            "duplicates": options.duplicates,
-            "id_column": options.id_column,
-            "sequence_column": options.sequence_column,
-        }
 
     def _finished(self, provenance: Mapping[str, Any]) -> Outcome | None:
         """Whether the output is there already: verified, it is done; different, it is refused or given up."""
@@ -231,7 +197,7 @@ class _Job:
                 return None
         else:
             plan = read_plan(self.folder)
-        different = _changes(plan.provenance, provenance)
+        different = different_from(plan.provenance, provenance)
         if not different:
             return plan
         if self.options.overwrite:
@@ -265,48 +231,48 @@ class _Job:
         self.report.plan(plan, task, need)
         computed = sum(int(task.output(plan.shard_lengths(shard)).sum()) for shard in todo)
         reporting.check_room(self.output, need, computed * task.dtype.itemsize // 4)
-        if self.options.reuse is None:  # how much of it an older file holds is not known yet
+        options = self.options  # how much an older file holds is not known yet, and workers are not timed here
+        if options.reuse is None and options.workers is None and not options.plan_only:
             self.report.estimate(estimate(plan, task, todo))
 
-    def _compute(self, plan: Plan, task: EmbeddingTask) -> Outcome:
-        manifest = Manifest(self.folder.manifest)
+    def _begin(self, plan: Plan, task: EmbeddingTask) -> Manifest:
+        """The job's record, once it is said what will be done."""
+        manifest = Manifest(self.folder.manifest, self.folder.manifests())
         todo = left(plan, manifest)
-        residues = sum(int(task.request.embedded(plan.shard_lengths(shard)).sum()) for shard in todo)
         try:
             self._check(plan, task, todo)
         except OutputError:
             if len(todo) == plan.shards:
                 self.folder.clear()  # nothing was computed: the next run may have other options
             raise
-        if len(todo) < plan.shards:
-            self.report.say(f"going on: {plan.shards - len(todo):,} of {plural(plan.shards, 'shard')} already done")
-        started = time.monotonic()
-        try:
-            with self.report.progress("embedding", residues, "residues") as done:
-                run(plan, manifest, task, done)
-        except KeyboardInterrupt:
-            kept = plan.shards - len(left(plan, manifest))
-            whole = f"{kept:,} of {plural(plan.shards, 'shard')} done and kept" if kept else "no shard was whole yet"
-            self.report.say(f"{whole} in {self.folder.path}")
-            raise
-        seconds = time.monotonic() - started
+        return manifest
+
+    def _finish(self, plan: Plan, manifest: Manifest, task: EmbeddingTask, residues: int, seconds: float) -> Outcome:
+        """Audit and export."""
         account = audit(plan, manifest)
         with self.report.progress("writing", account.records, "records") as done:
             files = export(plan, account, self.output, task.request, task.dtype, task.model.config.hidden, done)
         if account.failed:
             self.report.failures(plan, account)
         reused = task.reuse.residues if task.reuse else 0
-        if task.reuse is not None:
+        if reused:
             self.report.say(f"{plural(reused, 'residue')} taken from {self.options.reuse}")
         self.report.summary(account, files, residues - reused, seconds)
         if not account.failed:
             self.folder.remove()
         return Outcome(tuple(files), account, complete=not account.failed and not plan.counts["bad"])
 
-
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What sets two jobs apart; not the name of the model, which its digest stands for."""
-    return changes(before, now, now.keys() - {"model"})
+    def finish(self) -> Outcome:
+        """Write the output of a job whose slices are computed; the input is not read."""
+        with ExitStack() as locks:
+            self._lock(locks)
+            plan = read_plan(planned(self.folder))
+            task = task_of(self.options, self.report.note, lazily=True)
+            as_planned(plan, task, self.options)
+            manifest = Manifest(self.folder.manifest, self.folder.manifests())
+            if (missing := lost(plan, manifest)) is not None:
+                raise JobError(f"{self.folder.path}: {missing}")
+            return self._finish(plan, manifest, task, 0, 0.0)
 
 
 def _as_before(different: Sequence[str]) -> str:
@@ -320,4 +286,4 @@ def _different(path: Path, provenance: Mapping[str, Any]) -> list[str]:
     with reader(path) as store:
         if not store.provenance:
             return [f"{path} was not written by aminoglot"]
-        return _changes(store.provenance, provenance)
+        return different_from(store.provenance, provenance)

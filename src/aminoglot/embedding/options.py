@@ -4,6 +4,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from aminoglot.errors import InputError
 from aminoglot.settings import (
     BackendChoice,
     BadRecords,
@@ -14,6 +15,7 @@ from aminoglot.settings import (
     Per,
     Pool,
     PrecisionChoice,
+    Workers,
     known,
 )
 
@@ -41,6 +43,10 @@ class Options:
         id_column: Name of a table's id column.
         sequence_column: Name of a table's sequence column.
         reuse: An older output, made the same way: proteins it holds are taken from it.
+        workers: So many processes compute, each on GPUs or cores of its own; auto is one a GPU, or one for eight cores.
+        plan_only: Plan the job and stop; its shards are computed by --shard, here or on machines that see the folder.
+        shard: Compute one slice of a planned job, 3/16 the third of sixteen; the input is not read.
+        finish: Check that all slices were computed, and write the output.
         overwrite: Replace an output, or drop an unfinished job, that is not this one.
         dry_run: Read and check everything, say what would be done, and stop.
     """
@@ -59,6 +65,10 @@ class Options:
     id_column: str | None = None
     sequence_column: str | None = None
     reuse: str | Path | None = None
+    workers: Workers | None = None
+    plan_only: bool = False
+    shard: str | None = None
+    finish: bool = False
     overwrite: bool = False
     dry_run: bool = False
 
@@ -66,3 +76,8 @@ class Options:
         known("dtype", self.dtype, DType)
         known("bad_records", self.bad_records, BadRecords)
         known("duplicates", self.duplicates, Duplicates)
+        if isinstance(self.workers, int) and self.workers < 1:
+            raise InputError(f"workers {self.workers}: there must be one at least")
+        steps = {"plan_only": self.plan_only, "shard": self.shard, "finish": self.finish, "dry_run": self.dry_run}
+        if len(named := [name for name, asked in steps.items() if asked]) > 1:
+            raise InputError(f"{' and '.join(named)}: one step at a time")

@@ -28,11 +28,18 @@ class Results:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._open: OrderedDict[int, ShardReader] = OrderedDict()
-        found = [self._shard(shard).all("rows") for shard in range(plan.shards)]
+        found = [self._rows(shard) for shard in range(plan.shards)]
         if [len(rows) for rows in found] != np.diff(plan.starts).tolist():
             raise JobError(f"{plan.folder.path}: its shards do not hold the proteins that were planned; start anew")
         self.rows: NDArray[np.int64] = np.concatenate([np.zeros(0, dtype=np.int64), *found])
         self._ends = np.concatenate(([0], np.cumsum(self.rows)))
+
+    def _rows(self, shard: int) -> NDArray[np.int64]:
+        """A shard that was set aside has no file, and its proteins, which have failed, no rows."""
+        if not self._plan.folder.shard(shard).exists():
+            return np.zeros(int(self._plan.starts[shard + 1] - self._plan.starts[shard]), np.int64)
+        rows: NDArray[np.int64] = self._shard(shard).all("rows")
+        return rows
 
     def proteins(self, positions: NDArray[np.int64]) -> NDArray[Any]:
         """Vectors of many proteins, [n, C, D], fetched shard by shard."""

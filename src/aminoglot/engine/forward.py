@@ -51,12 +51,16 @@ class Forward:
         hardware: where to compute, and in how many lanes.
         budget: tokens a batch.
         least: few proteins are shared out among the lanes, but not in smaller batches than this.
+        lone: whether a batch that is the only one has all cores. The last digits of torch's products in fp32 depend on
+            how many those are, so jobs do without.
     """
 
-    def __init__(self, alphabet: Alphabet, hardware: Hardware, budget: int, least: int = LEAST_TOKENS) -> None:
+    def __init__(
+        self, alphabet: Alphabet, hardware: Hardware, budget: int, least: int = LEAST_TOKENS, lone: bool = True
+    ) -> None:
         self.alphabet = alphabet
         self.hardware = hardware
-        self.budget, self.least = budget, least
+        self.budget, self.least, self.lone = budget, least, lone
 
     def __call__(
         self, pieces: Sequence[Piece], texts: Sequence[bytes], work: Work, ahead: int = 1
@@ -76,7 +80,7 @@ class Forward:
             budget = min(budget, max(self.least, -(-sum(lengths) // MOST_LANES)))
         cut = [pieces[chosen] for chosen in batches(lengths, budget)]
         with exact(self.hardware):
-            if len(cut) == 1 or self.hardware.lanes == 1:
+            if (len(cut) == 1 and self.lone) or self.hardware.lanes == 1:
                 for part in cut:
                     yield from self._halving(part, texts, work)
             else:

@@ -19,6 +19,7 @@ from aminoglot.settings import BackendChoice, PrecisionChoice, known
 
 Backend = Literal["torch", "openvino"]
 MOST_LANES = 8
+_MOST_LONE_LANES = 64
 NARROW = 128
 """Networks of less width than this compute so little a call that calling them is what takes time."""
 
@@ -87,6 +88,9 @@ def choose(device: str = "auto", precision: PrecisionChoice = "auto", backend: B
     else:
         why = "as asked"
     engine = _backend(where, backend, native=precision in ("fp32", offered[0]))
+    if where.type == "cpu" and engine == "torch" and precision == "fp32":
+        # the last digits of these products depend on how many threads share one
+        lanes, threads = min(lanes * threads, _MOST_LONE_LANES), 1
     return Hardware(where, precision, why, engine, lanes, threads, backend != "auto")
 
 

@@ -6,7 +6,7 @@ Shapes: N proteins, L_i residues of protein i, D hidden, V vocabulary.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from os import PathLike
 from threading import Lock
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aminoglot.checkpoints import BUNDLED, Checkpoint, missing, resolve, worth_saying
+from aminoglot.engine.cleaning import cleaned
 from aminoglot.engine.embed import NOT_FINITE, Embedded, embed, not_finite
 from aminoglot.engine.forward import LEAST_TOKENS, Forward
 from aminoglot.engine.hardware import NARROW, Hardware, choose
@@ -28,9 +29,7 @@ from aminoglot.models.family import Config, Family, Network, family_of
 from aminoglot.models.linear import prepare
 from aminoglot.models.prott5nv import ProtT5nv
 from aminoglot.packing import Packed
-from aminoglot.sequences import LetterError, clean
 from aminoglot.settings import BackendChoice, Layer, Long, Per, Pool, PrecisionChoice, Request, resolve_layers
-from aminoglot.tokens import MASK
 
 Array = NDArray[np.float32]
 
@@ -91,9 +90,14 @@ class Model:
         hardware: device and precision, and why.
         alphabet: its vocabulary.
         limit: the longest protein of its model card, in residues.
+
+    Args:
+        checkpoint: its weights.
+        hardware: see :func:`aminoglot.engine.choose`.
+        lazily: whether weights are left alone until something is computed: who only plans needs none.
     """
 
-    def __init__(self, checkpoint: Checkpoint, hardware: Hardware) -> None:
+    def __init__(self, checkpoint: Checkpoint, hardware: Hardware, lazily: bool = False) -> None:
         self.name = checkpoint.name
         self.config = checkpoint.config
         self.family: Family = family_of(self.config)
@@ -101,24 +105,38 @@ class Model:
         self.alphabet = self.family.alphabet
         self.limit = self.config.longest
         self._checkpoint, self._notes = checkpoint, checkpoint.notes
-        self._network = checkpoint.network()
         self._ready: Callable[[Sequence[int]], None] = lambda _: None
         self._opened: Writer | None = None
         self._opening = Lock()
-        self._encoder = self._prepared()
         self.budget = token_budget(self.config, self.hardware)
+        if not lazily:
+            self.prepare()
 
-    def _prepared(self) -> Encoder:
-        """What computes representations; under OpenVINO the torch network stays for the heads, in fp32."""
+    def prepare(self) -> None:
+        """Read and convert the weights, where that was not done yet."""
+        assert self._prepared
+
+    @cached_property
+    def _prepared(self) -> tuple[Network, Encoder]:
+        """The network and what computes representations; under OpenVINO torch's stays for the heads, in fp32."""
+        network = self._checkpoint.network()
         if self.hardware.backend == "openvino":
             from aminoglot.engine.openvino import OpenVINOEncoder
 
-            prepare(self._network, "fp32")
-            encoder = OpenVINOEncoder(self._network, self.hardware)
+            prepare(network, "fp32")
+            encoder = OpenVINOEncoder(network, self.hardware)
             self._ready = encoder.ready
-            return encoder
-        prepare(self._network, self.hardware.precision)
-        return self._network.to(self.hardware.device)
+            return network, encoder
+        prepare(network, self.hardware.precision)
+        return network, network.to(self.hardware.device)
+
+    @property
+    def _network(self) -> Network:
+        return self._prepared[0]
+
+    @property
+    def _encoder(self) -> Encoder:
+        return self._prepared[1]
 
     @cached_property
     def digest(self) -> str:
@@ -147,6 +165,7 @@ class Model:
         request: Request,
         done: Callable[[int], None] = lambda _: None,
         full_batches: bool = False,
+        lone: bool = False,
     ) -> Embedded:
         """Embed sequences that are clean already; jobs call this. Sorted by length they compute fastest.
 
@@ -155,10 +174,12 @@ class Model:
             request: what is wanted.
             done: told after each batch how many residues it held.
             full_batches: few sequences too go in batches as large as those of a long job, as when that is estimated.
+            lone: a batch that is the only one has all cores, at the price of last digits that depend on their number.
         """
         budget = self.budget * _LAYERS // max(_LAYERS, len(request.layers))
-        forward = Forward(self.alphabet, self.hardware, budget, budget if full_batches else LEAST_TOKENS)
+        forward = Forward(self.alphabet, self.hardware, budget, budget if full_batches else LEAST_TOKENS, lone)
         shape = (len(request.layers), self.config.hidden)
+        self.prepare()
         self._ready(request.layers)
         found = embed(
             forward, texts, request, shape, lambda batch: self._encoder.representations(batch, request.layers), done
@@ -229,10 +250,10 @@ class Model:
                 ``long="error"`` for long ones.
             ModelError: when memory does not suffice for a protein even alone.
         """
-        texts = _cleaned(sequences)
+        texts = cleaned(sequences)
         request = self.request(per, layer, pool, long)
         self._mind_length(texts, request)
-        result, back = self._in_order(texts, lambda ordered: self.embed_cleaned(ordered, request))
+        result, back = self._in_order(texts, lambda ordered: self.embed_cleaned(ordered, request, lone=True))
         protein = None if result.protein is None else result.protein[back]
         residue = None if result.residue is None else [result.residues_of(i) for i in back]
         if not request.several:
@@ -256,7 +277,7 @@ class Model:
             ModelError: when the checkpoint has no language-model head.
         """
         network = self._esm2("lm_head", "logits")
-        texts = _cleaned(sequences, masks=True)
+        texts = cleaned(sequences, masks=True)
         request = self.request("residue", -1, "mean", long)
         self._mind_length(texts, request)
         forward = Forward(self.alphabet, self.hardware, self.budget)
@@ -287,7 +308,7 @@ class Model:
         network = self._esm2("contact_head", "contacts")
         if long not in ("truncate", "full", "error"):
             raise InputError(f"contacts with long={long!r}: a map needs the protein whole; use truncate, full or error")
-        texts = _cleaned(sequences)
+        texts = cleaned(sequences)
         request = self.request("residue", -1, "mean", long)
         self._mind_length(texts, request)
         forward = Forward(self.alphabet, self.hardware, self.budget)
@@ -320,7 +341,7 @@ class Model:
         """
         if not isinstance(sequence, str):
             raise InputError("infill takes one sequence, as text")
-        return self._writer().infill(_cleaned([sequence], masks=True)[0])
+        return self._writer().infill(cleaned([sequence], masks=True)[0])
 
     def distributions(self, sequences: Iterable[str]) -> list[Array]:
         """What the model expects at every residue, when that one alone is hidden (ProtT5nv).
@@ -333,7 +354,7 @@ class Model:
             ModelError: when the checkpoint has no decoder.
         """
         writer = self._writer()
-        return [writer.distributions(text) for text in _cleaned(sequences)]
+        return [writer.distributions(text) for text in cleaned(sequences)]
 
     def forced_logits(self, sequences: Iterable[str], targets: Iterable[str]) -> list[Array]:
         """The decoder's logits when it is told what to write (ProtT5nv): teacher forcing.
@@ -348,7 +369,7 @@ class Model:
         """
         if isinstance(targets, str):
             raise InputError("one string was given where a list of targets is expected; write [target]")
-        return self._writer().forced(_cleaned(sequences, masks=True), list(targets))
+        return self._writer().forced(cleaned(sequences, masks=True), list(targets))
 
     def generate(
         self,
@@ -372,7 +393,7 @@ class Model:
         Returns:
             For each sequence tokens as text, ``"<extra_id_0>A<extra_id_1>G"``, without ``<s>`` and ``</s>``.
         """
-        return self._writer().generate(_cleaned(sequences, masks=True), most, top_p, temperature, seed)
+        return self._writer().generate(cleaned(sequences, masks=True), most, top_p, temperature, seed)
 
     @property
     def network(self) -> Network:
@@ -461,39 +482,6 @@ def token_budget(config: Config, hardware: Hardware) -> int:
     if hardware.kind != "cpu":
         return 32768
     return 16384 if config.hidden < NARROW else max(256, 1024 * 320**2 // config.hidden**2)
-
-
-def _cleaned(sequences: Iterable[str], masks: bool = False) -> list[bytes]:
-    if isinstance(sequences, str | bytes):
-        raise InputError("one string was given where a list of sequences is expected; write [sequence]")
-    if isinstance(sequences, Mapping):
-        raise InputError("a dictionary was given where a list of sequences is expected; write list(it.values())")
-    texts: list[bytes] = []
-    replaced = 0
-    for index, sequence in enumerate(sequences):
-        if not isinstance(sequence, str):
-            raise InputError(f"sequence {index}: a {type(sequence).__name__}, not a string")
-        parts = sequence.split("<mask>") if masks else [sequence]
-        try:
-            text, changed = clean("X".join(parts).encode(errors="surrogatepass"))
-        except LetterError as error:
-            raise InputError(f"sequence {index}: {error}") from None
-        texts.append(_masked(text, parts))
-        replaced += changed
-    if not texts:
-        raise InputError("the list of sequences is empty")
-    if replaced:
-        warnings.warn(f"{plural(replaced, 'letter')} (J or *) became X", AminoglotWarning, stacklevel=3)
-    return texts
-
-
-def _masked(text: bytes, parts: Sequence[str]) -> bytes:
-    """Hide the residues that stand between ``parts``."""
-    hidden, at = bytearray(text), -1
-    for part in parts[:-1]:
-        at += len(part) + 1
-        hidden[at] = MASK[0]
-    return bytes(hidden)
 
 
 __all__ = ["Embeddings", "Model", "load", "token_budget"]

@@ -79,5 +79,5 @@ def audit(plan: Plan, manifest: Manifest) -> Audit:
 
 
 def _intact(plan: Plan, manifest: Manifest, shard: int) -> bool:
-    path = plan.folder.shard(shard)
-    return path.exists() and file_digest(path) == manifest.entries[shard].sha256
+    path, entry = plan.folder.shard(shard), manifest.entries[shard]
+    return entry.aside or (path.exists() and file_digest(path) == entry.sha256)

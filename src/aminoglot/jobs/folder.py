@@ -33,6 +33,7 @@ class JobFolder:
         self.records = self.path / "records.arrow"
         self.proteins = self.path / "proteins.arrow"
         self.manifest = self.path / "manifest.jsonl"
+        self.lock = self.path / "lock"
         self.stdin = self.path / "stdin"
 
     def shard(self, number: int) -> Path:
@@ -43,15 +44,19 @@ class JobFolder:
         """Whether a plan was finished: the plan file is written last."""
         return self.plan.is_file()
 
+    def manifests(self) -> list[Path]:
+        """The job's own, and those of its slices."""
+        return sorted(self.path.glob("manifest*.jsonl"))
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder, made if need be.
 
         Raises:
-            JobError: when another process holds it.
+            JobError: when another process holds it, or one of its slices.
             OutputError: when the folder cannot be made.
         """
-        lock_path = self.path / "lock"
+        lock_path = self.lock
         for attempt in range(_ATTEMPTS):
             with explained(self.path):
                 lock = FileLock(lock_path)
@@ -71,11 +76,19 @@ class JobFolder:
                 break
             lock.release()
         try:
+            self._refuse_slices()
             yield
         finally:
             if not self.planned:  # nothing in it is worth keeping
                 self.remove()
             lock.release()
+
+    def _refuse_slices(self) -> None:
+        for path in self.path.glob(f"{self.lock.name}-*"):
+            try:
+                FileLock(path).acquire(timeout=0).lock.release()
+            except Timeout:
+                raise JobError(f"{self.output}: a slice of this job is computed now (it holds {path})") from None
 
     def remove(self) -> None:
         """Take the folder away, the plan first: what a crash leaves of it then counts as unplanned.

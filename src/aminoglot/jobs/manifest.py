@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -12,33 +13,47 @@ from aminoglot.jobs.storage import explained, write_whole
 
 @dataclass(frozen=True)
 class Entry:
-    """One finished shard.
+    """One shard that was finished, or set aside.
 
     Attributes:
         shard: its number.
         sha256: of its file.
         size: of its file, in bytes.
         failed: why some of its proteins have no result, by their place in the shard.
+        device: the kind of processor that computed it, where workers did.
     """
 
     shard: int
     sha256: str
     size: int
     failed: dict[int, str] = field(default_factory=dict)
+    device: str = ""
+
+    @property
+    def aside(self) -> bool:
+        """Whether it was set aside: it has no file, and all its proteins have failed."""
+        return not self.size
 
 
 class Manifest:
-    """The job's record of finished shards. The last line for a shard holds."""
+    """The job's record of finished shards. The last line for a shard holds.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: where it is written.
+        others: more of the same job, which are read.
+    """
+
+    def __init__(self, path: Path, others: Iterable[Path] = ()) -> None:
         self.path = path
+        self._others = [other for other in others if other != path]
         self.entries: dict[int, Entry] = {}
-        if path.exists():
-            lines = path.read_bytes().splitlines(keepends=True)
-            found = [_entry(line) for line in lines]
-            self.entries = {entry.shard: entry for entry in found if entry is not None}
-            if None in found:
-                self.drop([])  # rewrite it without the lines that say nothing
+        for other in self._others:  # a torn line may be one that is being written
+            self.entries |= {entry.shard: entry for entry in _entries(other) if entry is not None}
+        found = _entries(path)
+        own = {entry.shard: entry for entry in found if entry is not None}
+        self.entries |= own
+        if None in found:
+            self._rewrite(own)  # without the lines that say nothing
 
     def add(self, entry: Entry) -> None:
         """Note a shard as done, durably."""
@@ -49,11 +64,21 @@ class Manifest:
         self.entries[entry.shard] = entry
 
     def drop(self, shards: list[int]) -> None:
-        """Forget shards: they will be computed again."""
+        """Forget shards: they will be computed again. All others are noted here, and other manifests are given up."""
         for shard in shards:
             self.entries.pop(shard, None)
-        kept = b"".join(json.dumps(asdict(entry)).encode() + b"\n" for entry in self.entries.values())
+        self._rewrite(self.entries)
+        for other in self._others:
+            other.unlink(missing_ok=True)
+        self._others = []
+
+    def _rewrite(self, entries: Mapping[int, Entry]) -> None:
+        kept = b"".join(json.dumps(asdict(entry)).encode() + b"\n" for entry in entries.values())
         write_whole(self.path, lambda path: _write(path, kept))
+
+
+def _entries(path: Path) -> list[Entry | None]:
+    return [_entry(line) for line in path.read_bytes().splitlines(keepends=True)] if path.exists() else []
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -65,6 +90,6 @@ def _entry(line: bytes) -> Entry | None:
     try:
         raw = json.loads(line.decode()) if line.endswith(b"\n") else {}
         failed = {int(slot): str(why) for slot, why in raw["failed"].items()}
-        return Entry(int(raw["shard"]), str(raw["sha256"]), int(raw["size"]), failed)
+        return Entry(int(raw["shard"]), str(raw["sha256"]), int(raw["size"]), failed, str(raw.get("device", "")))
     except (ValueError, TypeError, KeyError, AttributeError):
         return None

@@ -102,9 +102,7 @@ class Plan:
 
     def sequences(self, shard: int) -> list[bytes]:
         """The proteins of a shard, longest first."""
-        with pa.memory_map(str(self.folder.proteins)) as mapped:
-            column = pa.ipc.open_file(mapped).get_batch(shard).column("sequence")
-            return list(column.to_pylist())
+        return shard_sequences(self.folder, shard)
 
     def named(self, records: NDArray[np.int64]) -> Iterator[tuple[str, int]]:
         """Ids of some records, with their indices."""
@@ -165,8 +163,19 @@ def make_plan(
     return read_plan(folder)
 
 
-def read_plan(folder: JobFolder) -> Plan:
+def shard_sequences(folder: JobFolder, shard: int) -> list[bytes]:
+    """The proteins of a shard, longest first; nothing else of the plan is read."""
+    with pa.memory_map(str(folder.proteins)) as mapped:
+        column = pa.ipc.open_file(mapped).get_batch(shard).column("sequence")
+        return list(column.to_pylist())
+
+
+def read_plan(folder: JobFolder, whole: bool = True) -> Plan:
     """Read a finished plan back.
+
+    Args:
+        folder: where it lies.
+        whole: whether all its files are held against their digests; a slice, which reads few of the proteins, need not.
 
     Raises:
         JobError: when its files are damaged or of another version.
@@ -175,7 +184,7 @@ def read_plan(folder: JobFolder) -> Plan:
         written = json.loads(folder.plan.read_text(encoding="utf-8"))
         if written["layout"] != LAYOUT:
             raise ValueError(f"layout {written['layout']}")
-        for path in _files(folder):
+        for path in _files(folder) if whole else (folder.decisions,):
             if file_digest(path) != written["files"][path.name]:
                 raise ValueError(f"{path.name} is damaged")
         arrays = load(folder.decisions.read_bytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from aminoglot.jobs.manifest import Entry, Manifest
@@ -10,9 +11,13 @@ from aminoglot.jobs.shards import write_shard
 from aminoglot.jobs.task import Done, ShardResult, Task
 
 
-def left(plan: Plan, manifest: Manifest) -> list[int]:
-    """Shards without a whole file, or with proteins that failed last time, in order."""
-    return [shard for shard in range(plan.shards) if not _is_done(plan, manifest.entries.get(shard))]
+def left(plan: Plan, manifest: Manifest, shards: Iterable[int] | None = None) -> list[int]:
+    """Shards, of all or of some, without a whole file, or with proteins that failed last time, in order."""
+    return [
+        shard
+        for shard in (range(plan.shards) if shards is None else shards)
+        if not _is_done(plan, manifest.entries.get(shard))
+    ]
 
 
 def _is_done(plan: Plan, entry: Entry | None) -> bool:
@@ -22,17 +27,18 @@ def _is_done(plan: Plan, entry: Entry | None) -> bool:
     return path.exists() and path.stat().st_size == entry.size
 
 
-def run(plan: Plan, manifest: Manifest, task: Task, done: Done) -> None:
-    """Compute and write every shard that is left.
+def run(plan: Plan, manifest: Manifest, task: Task, done: Done, shards: Iterable[int] | None = None) -> None:
+    """Compute and write every shard that is left, of all or of some.
 
     At most one shard is being written while one is computed. Whatever stops this, shards in the manifest are safe.
 
     Args:
         done: told how many residues were computed.
+        shards: which; all unless said.
     """
     with ThreadPoolExecutor(1) as writer:
         pending: Future[None] | None = None
-        for shard in left(plan, manifest):
+        for shard in left(plan, manifest, shards):
             result = task(plan.sequences(shard), done)
             if pending is not None:
                 pending.result()

@@ -1,0 +1,130 @@
+"""A plan's shards computed: in this process or by workers, all of them or one slice's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+from aminoglot.embedding.options import Options
+from aminoglot.embedding.places import places
+from aminoglot.embedding.report import Report
+from aminoglot.embedding.reuse import Reuse
+from aminoglot.embedding.setup import different_from, make, provenance_of, task_of
+from aminoglot.embedding.task import EmbeddingTask
+from aminoglot.errors import JobError, listing, plural
+from aminoglot.jobs import JobFolder, Manifest, Plan, read_plan, run
+from aminoglot.jobs.drive import drive
+from aminoglot.jobs.processes import Processes
+from aminoglot.jobs.run import left
+from aminoglot.jobs.slices import Slice
+
+
+def compute(
+    plan: Plan,
+    manifest: Manifest,
+    task: EmbeddingTask,
+    options: Options,
+    report: Report,
+    shards: Iterable[int] | None = None,
+) -> tuple[int, float]:
+    """Compute the shards that are left.
+
+    Args:
+        plan, manifest: the job.
+        task: computes them, where no workers are asked for.
+        options: of the job.
+        report: told of progress.
+        shards: which; all unless said.
+
+    Returns:
+        How many residues were computed, and the seconds that took.
+
+    Raises:
+        JobError: when no worker is left.
+        KeyboardInterrupt: after Ctrl-C; the shards that are whole are kept, and it was said how many.
+    """
+    asked = range(plan.shards) if shards is None else list(shards)
+    todo = left(plan, manifest, asked)
+    residues = sum(int(task.request.embedded(plan.shard_lengths(shard)).sum()) for shard in todo)
+    if len(todo) < len(asked):
+        report.say(f"going on: {len(asked) - len(todo):,} of {plural(len(asked), 'shard')} already done")
+    workers = _workers(plan.folder, task, options, report) if todo else None
+    started = time.monotonic()
+    try:
+        with report.progress("embedding", residues, "residues") as done:
+            if workers is None:
+                run(plan, manifest, task, done, todo)
+            else:
+                drive(plan, manifest, workers, done, report.note, todo)
+    except KeyboardInterrupt:
+        kept = len(asked) - len(left(plan, manifest, asked))
+        whole = f"{kept:,} of {plural(len(asked), 'shard')} done and kept" if kept else "no shard was whole yet"
+        report.say(f"{whole} in {plan.folder.path}")
+        raise
+    return residues, time.monotonic() - started
+
+
+def _workers(folder: JobFolder, task: EmbeddingTask, options: Options, report: Report) -> Processes | None:
+    if options.workers is None:
+        return None
+    where = places(options.workers, options.device, task.model)
+    report.say(f"{plural(len(where), 'worker')}: {', '.join(map(str, where))}")
+    if options.reuse is not None:
+        report.say(f"they take what {options.reuse} holds from there")
+    return Processes(folder.output, partial(make, options), where)
+
+
+def compute_slice(output: Path, options: Options, report: Report) -> None:
+    """Compute one slice of a job that was planned; the input is not read.
+
+    Raises:
+        JobError: where there is no plan, or this would compute otherwise than was planned.
+    """
+    assert options.shard is not None
+    part = Slice.parse(options.shard)
+    folder = JobFolder(output)
+    task = task_of(options, report.note, lazily=options.workers is not None)
+    with part.locked(planned(folder)):
+        plan = read_plan(folder, whole=False)
+        as_planned(plan, task, options)
+        manifest = part.manifest(folder)
+        if options.reuse is not None and options.workers is None:
+            task.reuse = Reuse(Path(options.reuse).expanduser(), plan.provenance)
+        try:
+            residues, seconds = compute(plan, manifest, task, options, report, part.shards(plan))
+        finally:
+            if task.reuse is not None:
+                task.reuse.close()
+        failed = sum(len(entry.failed) for shard, entry in manifest.entries.items() if shard in part.shards(plan))
+    trouble = f", {plural(failed, 'protein')} failed" if failed else ""
+    report.say(
+        f"slice {part}: {plural(len(part.shards(plan)), 'shard')} done, {plural(residues, 'residue')} computed in "
+        f"{seconds:,.1f} s{trouble}; when all slices are, --finish writes the output"
+    )
+
+
+def planned(folder: JobFolder) -> JobFolder:
+    """The folder, if it has a plan.
+
+    Raises:
+        JobError: if not.
+    """
+    if not folder.planned:
+        raise JobError(f"{folder.path}: there is no plan; make one first, by the same command with --plan-only")
+    return folder
+
+
+def as_planned(plan: Plan, task: EmbeddingTask, options: Options) -> None:
+    """Refuse to compute or to write otherwise than was planned; the input is taken from the plan.
+
+    Raises:
+        JobError: naming what differs.
+    """
+    now = provenance_of(task, options, task.model.digest, plan.provenance["input_sha256"])
+    if different := different_from(plan.provenance, now):
+        raise JobError(
+            f"{plan.folder.path} holds the plan of another job:\n{listing(different)}\n"
+            "Give the options that it was made with"
+        )

@@ -1,0 +1,77 @@
+"""Where the workers of this machine compute: one a GPU, or each on cores of its own."""
+
+from __future__ import annotations
+
+import os
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+
+from aminoglot.engine.hardware import MOST_LANES
+from aminoglot.engine.model import Model
+from aminoglot.errors import InputError
+from aminoglot.jobs.processes import Place
+from aminoglot.settings import Workers
+
+_BESIDE_WEIGHTS = 1_000_000_000
+"""Bytes that a worker needs beside its weights: libraries, a shard, and what a batch takes."""
+_BYTES = {"fp32": 4.0, "bf16": 2.2, "fp16": 2.2, "fp8": 1.2}
+"""Bytes of memory that a parameter takes once it is prepared."""
+
+
+def places(workers: Workers, device: str, model: Model) -> list[Place]:
+    """A place for each worker.
+
+    Raises:
+        InputError: for more workers than there are GPUs or cores, or than memory suffices for.
+    """
+    hardware = model.hardware
+    if hardware.kind == "cuda":
+        return _gpus(workers, device)
+    if hardware.kind != "cpu":
+        return [Place(hardware.kind)] if workers in ("auto", 1) else _refuse(f"device {hardware.kind} is one device")
+    return _cores(workers, model)
+
+
+def _gpus(workers: Workers, device: str) -> list[Place]:
+    count = 1 if ":" in device else torch.cuda.device_count()
+    wanted = count if workers == "auto" else workers
+    if wanted > count:
+        return _refuse(f"--workers {wanted}: a worker takes a GPU, and there {'is' if count == 1 else 'are'} {count}")
+    return [Place(device if ":" in device else f"cuda:{number}") for number in range(wanted)]
+
+
+def _cores(workers: Workers, model: Model) -> list[Place]:
+    """Neighbouring cores for each; ``auto`` makes as many as give each the most lanes that one process has."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    wanted = max(1, len(cores) // MOST_LANES) if workers == "auto" else workers
+    if wanted > len(cores):
+        return _refuse(f"--workers {wanted}: there are {len(cores)} cores")
+    need, there = _memory(model), _available()
+    if there is not None and wanted * need > there:
+        enough = int(there // need)
+        return _refuse(
+            f"--workers {wanted}: {model.name} takes about {need / 1e9:.1f} GB a worker, and {there / 1e9:.1f} GB are "
+            f"free; {f'--workers {enough} would do' if enough else 'take a smaller model'}"
+        )
+    ends = [len(cores) * number // wanted for number in range(wanted + 1)]
+    return [Place("cpu", tuple(cores[start:stop])) for start, stop in pairwise(ends)]
+
+
+def _memory(model: Model) -> float:
+    """Bytes that a worker will take, about; files of weights that are mapped are shared and not counted."""
+    return model.config.parameters * _BYTES[model.hardware.precision] + _BESIDE_WEIGHTS
+
+
+def _available() -> float | None:
+    """Bytes of memory that can still be had, where the system tells."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError, IndexError):
+        return None
+
+
+def _refuse(why: str) -> list[Place]:
+    raise InputError(why)

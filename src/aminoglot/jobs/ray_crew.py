@@ -1,0 +1,234 @@
+"""Workers as actors of a Ray cluster: Ray starts them where there is room, the job's engine stays our own.
+
+Ray's own retries are off: it would not know which shard is to blame, nor try it elsewhere.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from aminoglot.errors import DependencyError, JobError, OutputError, reason
+from aminoglot.jobs.crew import Computed, Event, Failed, Finished, Joined, Left, MakeTask
+from aminoglot.jobs.manifest import Entry
+from aminoglot.jobs.processes import PATIENCE, STARTS
+from aminoglot.jobs.worker import ShardWorker, said
+
+_WAIT = 1.0
+_KNOCK = 15.0
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one worker takes of the cluster.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        cores: of its machine.
+        gpus: of its machine.
+    """
+
+    device: str
+    cores: int
+    gpus: int = 0
+
+
+@dataclass
+class _Seat:
+    """A worker that is wanted, and the actor that is to be it.
+
+    Attributes:
+        asked: what Ray was asked for: to begin, or to compute; None while nothing is asked of it.
+        starts: how often in a row it ended before it was ready.
+    """
+
+    number: int
+    worker: str = ""
+    actor: Any = None
+    asked: Any = None
+    ready: bool = False
+    started: int = 0
+    starts: int = 0
+    since: float = field(default_factory=time.monotonic)
+
+
+class RayCrew:
+    """A crew of actors; one that dies is asked for again, and waits until the cluster has room for it.
+
+    Args:
+        address: of the cluster, as ray knows it, or ``local`` for one on this machine that ends with the job.
+        output: of the job; its folder must be seen by all machines.
+        make: the task, in each of them.
+        count: of workers.
+        each: what one takes.
+        patience: seconds without a word from a worker that computes, after which it is killed.
+    """
+
+    def __init__(
+        self, address: str, output: Path, make: MakeTask, count: int, each: Resources, patience: float = PATIENCE
+    ) -> None:
+        self._ray = ray()
+        self._address, self._output, self._make, self._each = address, output.absolute(), make, each
+        self._patience = patience
+        self._seats = [_Seat(number) for number in range(1, count + 1)]
+        self._last_why = "none was started"
+        self._connected = False
+
+    def __enter__(self) -> RayCrew:
+        connect(self._address)
+        self._connected = True
+        options: dict[str, Any] = {"num_cpus": self._each.cores, "num_gpus": self._each.gpus}
+        self._actor = self._ray.remote(max_restarts=0, max_task_retries=0, **options)(_Actor)
+        for seat in self._seats:
+            self._start(seat)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for seat in self._seats:
+            self._kill(seat)
+        if self._address == "local":
+            self._ray.shutdown()
+
+    def give(self, worker: str, shard: int) -> None:
+        seat = next(seat for seat in self._seats if seat.worker == worker)
+        seat.asked, seat.since = seat.actor.compute.remote(shard), time.monotonic()
+
+    def events(self) -> Sequence[Event]:
+        found: list[Event] = []
+        while not found:
+            waiting = {seat.asked: seat for seat in self._seats if seat.asked is not None}
+            if not waiting:
+                raise JobError(f"no worker is left: {self._last_why}")
+            ready, _ = self._ray.wait(list(waiting), num_returns=1, timeout=_WAIT)
+            for asked in ready:
+                found += self._heard(waiting[asked])
+            found += self._hung()
+        return found
+
+    def _start(self, seat: _Seat) -> None:
+        seat.started += 1
+        again = f", started {seat.started} times" if seat.started > 1 else ""
+        seat.worker, seat.ready = f"worker {seat.number}{again}", False
+        seat.actor = self._actor.remote(self._output, self._make, self._each.device)
+        seat.asked, seat.since = seat.actor.device.remote(), time.monotonic()
+
+    def _heard(self, seat: _Seat) -> list[Event]:
+        """What came of what a worker was asked."""
+        asked, seat.asked = seat.asked, None
+        try:
+            answer = self._ray.get(asked)
+        except self._ray.exceptions.RayActorError as error:
+            return [self._gone(seat, Left(seat.worker, _first_line(error)))]
+        except self._ray.exceptions.RayTaskError as error:
+            return [self._trouble(seat, error.cause)]
+        except self._ray.exceptions.RayError as error:
+            return [self._gone(seat, Left(seat.worker, _first_line(error)))]
+        if not seat.ready:
+            seat.ready, seat.starts = True, 0
+            return [Joined(seat.worker, answer)]
+        entry, residues = answer
+        return [Computed(seat.worker, residues), Finished(seat.worker, entry)]
+
+    def _trouble(self, seat: _Seat, cause: Exception) -> Event:
+        if isinstance(cause, OutputError):
+            return self._gone(seat, Left(seat.worker, str(cause), counts=False))
+        if not seat.ready:
+            return self._gone(seat, Left(seat.worker, said(cause)))
+        return Failed(seat.worker, said(cause))
+
+    def _hung(self) -> list[Event]:
+        """Workers that compute and say nothing; those that are not placed yet may wait for a machine to join."""
+        found: list[Event] = []
+        now = time.monotonic()
+        anyone = any(seat.ready for seat in self._seats)
+        for seat in self._seats:
+            silent = now - seat.since
+            if seat.asked is not None and (seat.ready or not anyone) and silent > self._patience:
+                what = "not a word from it" if seat.ready else "the cluster had no room for it"
+                found.append(self._gone(seat, Left(seat.worker, f"{what} in {silent:,.0f} seconds")))
+        return found
+
+    def _gone(self, seat: _Seat, event: Left) -> Left:
+        self._kill(seat)
+        self._last_why = event.why
+        seat.worker, seat.ready = "", False
+        seat.starts += 1
+        if event.counts and seat.starts < STARTS:
+            self._start(seat)
+        return event
+
+    def _kill(self, seat: _Seat) -> None:
+        if seat.actor is not None and self._ray.is_initialized():
+            self._ray.kill(seat.actor)
+        seat.actor = seat.asked = None
+
+
+class _Actor:
+    """One worker, in a process of Ray's."""
+
+    def __init__(self, output: Path, make: MakeTask, device: str) -> None:
+        self._begin = partial(ShardWorker, output, make, device)
+
+    def device(self) -> str:
+        """Begin, which may fail; in what an actor is made of Ray would hide why."""
+        self._worker = self._begin()
+        return self._worker.device
+
+    def compute(self, shard: int) -> tuple[Entry, int]:
+        """Compute and write a shard; how many residues it had."""
+        told: list[int] = []
+        return self._worker.compute(shard, told.append), sum(told)
+
+
+def connect(address: str) -> Any:
+    """Be a driver of the cluster; of one on this machine without a dashboard, which would open a port.
+
+    Raises:
+        JobError: when there is no such cluster.
+        DependencyError: without ray.
+    """
+    found = ray()
+    if found.is_initialized():
+        return found
+    _answers(address)
+    asked: dict[str, Any] = {"logging_level": "warning", "log_to_driver": False}
+    try:
+        if address == "local":
+            found.init(address="local", include_dashboard=False, **asked)
+        else:
+            found.init(address=address, **asked)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise JobError(f"no Ray cluster answers where --ray says: {_first_line(error)}") from None
+    return found
+
+
+def _answers(address: str) -> None:
+    """Knock first: Ray itself would wait for minutes. Names that are no host and port are left to it."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=_KNOCK).close()
+        except OSError as error:
+            raise JobError(f"no Ray cluster answers where --ray says ({reason(error)})") from None
+
+
+def ray() -> Any:
+    """The package.
+
+    Raises:
+        DependencyError: when it is not installed.
+    """
+    try:
+        import ray as found
+    except ImportError as error:
+        raise DependencyError("--ray needs ray: pip install 'aminoglot[ray]'") from error
+    return found
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

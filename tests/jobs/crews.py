@@ -1,0 +1,66 @@
+"""Tasks for workers in processes of their own; what goes wrong is asked for in the plan's provenance."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aminoglot.errors import JobError, OutputError
+from aminoglot.jobs import ShardLimits, ShardResult, Task
+from aminoglot.jobs.task import Done
+from tests.jobs.helpers import CountingTask
+
+LIMITS = ShardLimits(cost=30)
+
+
+def once(path: Path) -> bool:
+    """Whether this is the first to ask, of all processes."""
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+class Troubled(CountingTask):
+    """Does to shards that hold some sequence what is asked for, the first time or every time."""
+
+    def __init__(self, asked: Mapping[str, Any], device: str) -> None:
+        super().__init__(LIMITS)
+        self.asked, self.device = asked, device
+
+    def __call__(self, sequences: Sequence[bytes], done: Done) -> ShardResult:
+        if (seconds := self.asked.get("takes")) is not None:
+            time.sleep(seconds)
+        done(1)
+        trouble = self.asked.get("trouble")
+        here = self.asked.get("sequence", "").encode() in sequences
+        if trouble and here and (self.asked.get("always") or once(Path(self.asked["marks"]) / trouble)):
+            self._trouble(trouble)
+        if self.asked.get("full") == self.device:
+            raise OutputError("the disk is full")
+        done(sum(map(len, sequences)) - 1)
+        return super().__call__(sequences, lambda _: None)
+
+    def _trouble(self, trouble: str) -> None:
+        if trouble == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif trouble == "hangs":
+            time.sleep(3600)
+        elif trouble == "exits":
+            os._exit(3)
+        raise MemoryError("no memory") if trouble == "memory" else ValueError("it cannot be computed")
+
+
+def make(provenance: Mapping[str, Any], device: str) -> tuple[Task, str]:
+    """The task, or what happens to a worker before it has one."""
+    loading = provenance.get("loading")
+    if loading == "refuses":
+        raise JobError("another version here")
+    if loading == "killed" and (provenance.get("always") or once(Path(provenance["marks"]) / "loading")):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Troubled(provenance, device), f"a processor called {device}"

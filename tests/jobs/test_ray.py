@@ -1,0 +1,157 @@
+"""Workers as Ray's actors, on a cluster of this machine, and what becomes of a job when parts of it die."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aminoglot import JobError
+from aminoglot.jobs import Manifest, Plan, audit
+from aminoglot.jobs.drive import drive
+from aminoglot.jobs.ray_crew import RayCrew, Resources
+from tests.jobs.crews import LIMITS, make
+from tests.jobs.helpers import CountingTask, plan
+from tests.jobs.test_processes import POISON, SEQUENCES, same_as_one_process, whole
+
+ray = pytest.importorskip("ray")
+from ray.cluster_utils import Cluster  # noqa: E402
+
+ONE = Resources("cpu", 1)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # ray leaves files open
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head that takes no work; nodes of one core come and go."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    made.connect()
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+@pytest.fixture
+def two_nodes(cluster: Any) -> Iterator[list[Any]]:
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    yield nodes
+    for node in nodes:
+        if node in cluster.list_all_nodes():
+            cluster.remove_node(node)
+
+
+def planned(tmp_path: Path, **asked: Any) -> Plan:
+    return plan(tmp_path, SEQUENCES, CountingTask(LIMITS), {"marks": str(tmp_path), "sequence": POISON, **asked})
+
+
+def driven(job: Plan, count: int = 2, patience: float = 60.0, done: Any = lambda _: None) -> list[str]:
+    notes: list[str] = []
+    crew = RayCrew("auto", job.folder.output, make, count, ONE, patience)
+    drive(job, Manifest(job.folder.manifest), crew, done, notes.append)
+    return notes
+
+
+@pytest.mark.usefixtures("two_nodes")
+@pytest.mark.parametrize("trouble", [None, "killed", "memory", "value"])
+def test_the_same_to_the_byte(trouble: str | None, tmp_path: Path) -> None:
+    job = planned(tmp_path, trouble=trouble, takes=0.02)
+    computed: list[int] = []
+    notes = driven(job, done=computed.append)
+    whole(job)
+    same_as_one_process(job, tmp_path)
+    assert sum(computed) == sum(len(text) for shard in range(job.shards) for text in job.sequences(shard))
+    assert bool(notes) == bool(trouble), notes
+
+
+@pytest.mark.usefixtures("two_nodes")
+@pytest.mark.parametrize("trouble", ["killed", "value"])
+def test_a_shard_that_always_fails(trouble: str, tmp_path: Path) -> None:
+    job = planned(tmp_path, trouble=trouble, always=True)
+    notes = driven(job)
+    account = audit(job, Manifest(job.folder.manifest))
+    assert account.failed == sum(
+        POISON.encode() in job.sequences(s) and len(job.sequences(s)) for s in range(job.shards)
+    )
+    assert any("failed wherever it was tried" in note for note in notes)
+
+
+@pytest.mark.usefixtures("two_nodes")
+def test_a_worker_that_hangs(tmp_path: Path) -> None:
+    job = planned(tmp_path, trouble="hangs")
+    started = time.monotonic()
+    notes = driven(job, patience=5.0)
+    assert time.monotonic() - started < 60
+    whole(job)
+    assert any("not a word" in note for note in notes)
+
+
+@pytest.mark.usefixtures("two_nodes")
+def test_a_worker_dies_while_it_loads(tmp_path: Path) -> None:
+    job = planned(tmp_path, loading="killed")
+    driven(job)
+    whole(job)
+
+
+@pytest.mark.usefixtures("two_nodes")
+def test_no_worker_can_load(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"no worker is left: .*another version here"):
+        driven(planned(tmp_path, loading="refuses", always=True))
+
+
+def test_a_machine_is_lost(cluster: Any, two_nodes: list[Any], tmp_path: Path) -> None:
+    """Its raylet is killed in the middle; the other machine computes what it had."""
+    job = planned(tmp_path, takes=0.3)
+    lost: list[float] = []
+
+    def done(_: int) -> None:
+        if not lost:
+            lost.append(time.monotonic())
+            cluster.remove_node(two_nodes[0], allow_graceful=False)
+
+    notes = driven(job, done=done, patience=30.0)
+    whole(job)
+    same_as_one_process(job, tmp_path)
+    assert any("is gone" in note for note in notes)
+
+
+def test_a_machine_that_joins_late(cluster: Any, tmp_path: Path) -> None:
+    """One of two workers has no room until a second machine comes."""
+    nodes = [cluster.add_node(num_cpus=1)]
+    job = planned(tmp_path, takes=0.4)
+
+    def done(_: int) -> None:
+        if len(nodes) == 1:
+            nodes.append(cluster.add_node(num_cpus=1))
+
+    try:
+        driven(job, done=done)
+        whole(job)
+        same_as_one_process(job, tmp_path)
+    finally:
+        for node in nodes:
+            cluster.remove_node(node)
+
+
+def test_a_full_disk_at_one_worker(two_nodes: list[Any], tmp_path: Path) -> None:
+    assert len(two_nodes) == 2
+    job = planned(tmp_path, full="cpu")
+    with pytest.raises(JobError, match="no worker is left: the disk is full"):
+        driven(job)
+
+
+def test_no_cluster() -> None:
+    """In a process of its own, for this one is connected already."""
+
+    code = "from aminoglot.jobs.ray_crew import connect; connect('127.0.0.1:1')"
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "no Ray cluster answers" in made.stderr
+    assert "127.0.0.1" not in made.stderr.splitlines()[-1]
