@@ -35,7 +35,7 @@ from rich.console import Console
 
 import aminoglot
 from aminoglot import cli
-from aminoglot.embedding import job, task
+from aminoglot.embedding import computing, job, task
 from aminoglot.embedding.formats import h5, npz, parquet, pt, safetensors  # noqa: F401
 from aminoglot.embedding.report import Report
 from aminoglot.engine import hardware
@@ -92,13 +92,19 @@ def _lines(strike: int, sent: int, marks: Path | None) -> None:
 
 def _before(phase: str, act: Callable[[], None]) -> None:
     """Do something just before the job enters a phase."""
-    original = getattr(job, phase)
+    where = _module(phase)
+    original = getattr(where, phase)
 
     def changed(*arguments: Any, **named: Any) -> Any:
         act()
         return original(*arguments, **named)
 
-    setattr(job, phase, changed)
+    setattr(where, phase, changed)
+
+
+def _module(phase: str) -> Any:
+    """Where the job's function of that name is looked up."""
+    return computing if phase == "run" else job
 
 
 def _after(phase: str, act: Callable[[], None]) -> None:

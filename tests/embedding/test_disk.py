@@ -210,7 +210,7 @@ def test_too_small_a_disk_is_said_before_computing(out: Path, tmp_path: Path, mo
     source = write_fasta(tmp_path / "a.fasta", proteins(30))
     usage = shutil.disk_usage(out)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10_000))
-    monkeypatch.setattr("aminoglot.embedding.job.run", lambda *_: pytest.fail("it computed"))
+    monkeypatch.setattr("aminoglot.embedding.computing.run", lambda *_: pytest.fail("it computed"))
     with pytest.raises(OutputError, match=r"needs about .* kB .* has 10\.0 kB free.*float16"):
         embed(source, out / "x.h5", per="residue")
     assert list(out.iterdir()) == []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aminoglot import AminoglotError, InputError, JobError
-from aminoglot.embedding import job
+from aminoglot.embedding import computing
 from aminoglot.jobs import JobFolder
 from tests.embedding.conftest import Computed, interrupted
 from tests.embedding.helpers import MODEL, SMALL, Driver, embed, files, flip, proteins, write_fasta
@@ -189,7 +189,7 @@ def test_two_outputs_are_held_while_they_are_made(
     source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, computed: Computed
 ) -> None:
     """The other way round: while both are computed, neither name is free for another run."""
-    original = job.run
+    original = computing.run
 
     def run(*arguments: Any) -> None:
         for name in ("x.h5", "x.per-protein.h5", "x.per-residue.h5"):
@@ -197,7 +197,7 @@ def test_two_outputs_are_held_while_they_are_made(
                 embed(source, out / name)
         original(*arguments)
 
-    monkeypatch.setattr(job, "run", run)
+    monkeypatch.setattr(computing, "run", run)
     assert embed(source, out / "x.h5", per="both").complete
     assert len(computed.shards) == 1
     assert set(files(out)) == {"x.per-protein.h5", "x.per-residue.h5", "x.h5.proteins.tsv"}
@@ -268,7 +268,7 @@ def test_another_input_or_model_is_refused(source: Path, out: Path, computed: Co
 
 def test_another_version_is_another_job(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     embed(source, out / "x.h5")
-    monkeypatch.setattr("aminoglot.embedding.job.__version__", "99.0")
+    monkeypatch.setattr("aminoglot.embedding.setup.__version__", "99.0")
     with pytest.raises(JobError, match=r"aminoglot: .* before, 99\.0 now"):
         embed(source, out / "x.h5")
 

@@ -197,7 +197,7 @@ def test_what_does_not_change_a_result_is_no_hindrance(
 ) -> None:
     """Policies for bad records and duplicates, and the version, do not change an embedding."""
     embed(old, tmp_path / "old" / "x.h5", bad_records="skip", duplicates="number")
-    monkeypatch.setattr("aminoglot.embedding.job.__version__", "99.0")
+    monkeypatch.setattr("aminoglot.embedding.setup.__version__", "99.0")
     computed.clear()
     embed(new, out / "x.h5", reuse=tmp_path / "old" / "x.h5")
     assert computed.sequences == 3
