@@ -31,7 +31,7 @@ def with_lanes(model: Model, lanes: int) -> Model:
     """The same model with so many lanes; OpenVINO then has a stream for each."""
     model.hardware = replace(model.hardware, lanes=lanes)
     if isinstance(model._encoder, OpenVINOEncoder):
-        model._encoder = model._prepared()
+        del model._prepared
     model.budget = 100
     return model
 
