@@ -26,6 +26,9 @@ app.command("aminoglot.commands.finetune:finetune", name="finetune", help="Learn
 app.command("aminoglot.commands.flip:flip", name="flip", help="Evaluate a model on FLIP's five tasks.")
 app.command("aminoglot.commands.checkpoints:inspect", name="inspect", help="Say what a model's files hold.")
 app.command("aminoglot.commands.corpus:app", name="corpus", help="Build, look at and exchange training sets.")
+app.command(
+    "aminoglot.commands.plan:plan", name="plan", help="Say what embedding proteins will take, before it is begun."
+)
 app.command("aminoglot.commands.predict:predict", name="predict", help="Predict what a finetune run learnt.")
 app.command("aminoglot.commands.pretrain:pretrain", name="pretrain", help="Train a model from a file that says how.")
 app.command("aminoglot.commands.models:models", name="models", help="List the models known by name.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -34,15 +34,17 @@ class Screen:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, emoji=False, highlight=False)
         self.console.soft_wrap = not self.console.is_terminal  # logs keep their lines whole
+        self.worded: Callable[[str], str] = str
+        """The last word on every line's words."""
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self.console.print(self.worded(text), markup=False)
 
     def note(self, text: str) -> None:
-        self.console.print(f"note: {text}", style="yellow", markup=False)
+        self.console.print(self.worded(f"note: {text}"), style="yellow", markup=False)
 
     def error(self, text: str) -> None:
-        self.console.print(f"error: {text}", style="bold red", markup=False)
+        self.console.print(self.worded(f"error: {text}"), style="bold red", markup=False)
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:

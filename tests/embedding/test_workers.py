@@ -49,14 +49,18 @@ def test_workers_take_what_an_older_output_holds(source: Path, tmp_path: Path) -
 def test_slices(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "slices" / "x.h5"
     out.parent.mkdir()
+    expected: dict[str, bytes] = {}
     assert embed(source, out, plan_only=True).files == ()
     for text in ("2/3", "1/3"):
         embed([], out, shard=text)
     with pytest.raises(JobError, match=r"missing, of slices 3/3 \(\d shards\)"):
         embed([], out, finish=True)
     embed([], out, shard="3/3", workers=1)
-    embed([], out, finish=True)
-    assert files(out.parent) == alone(source, tmp_path)
+    for step in ({"finish": True}, {"shard": "1/3"}, {"finish": True, "device": "cpu"}):
+        assert embed([], out, **step).complete, "a step that is repeated finds the output"
+        assert files(out.parent) == (expected := expected or alone(source, tmp_path))
+    with pytest.raises(JobError, match="there is no plan"):
+        embed([], out, finish=True, layer=0)
 
 
 def test_a_plain_run_finishes_what_slices_began(source: Path, tmp_path: Path) -> None:
@@ -107,14 +111,14 @@ def test_cores_are_dealt_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_memory_is_counted_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places.os, "sched_getaffinity", lambda _: set(range(20)), raising=False)
-    monkeypatch.setattr(places, "_available", lambda: 4.5e9)
+    monkeypatch.setattr(places, "available_memory", lambda: 4.5e9)
     assert len(places.places(4, "auto", tiny())) == 4
     with pytest.raises(InputError, match=r"about 1.0 GB a worker, and 4.5 GB are free; --workers 4 would do"):
         places.places(5, "auto", tiny())
-    monkeypatch.setattr(places, "_available", lambda: 0.5e9)
+    monkeypatch.setattr(places, "available_memory", lambda: 0.5e9)
     with pytest.raises(InputError, match="take a smaller model"):
         places.places(1, "auto", tiny())
-    monkeypatch.setattr(places, "_available", lambda: None)
+    monkeypatch.setattr(places, "available_memory", lambda: None)
     assert len(places.places(20, "auto", tiny())) == 20
 
 

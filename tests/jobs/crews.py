@@ -41,10 +41,21 @@ class Troubled(CountingTask):
         here = self.asked.get("sequence", "").encode() in sequences
         if trouble and here and (self.asked.get("always") or once(Path(self.asked["marks"]) / trouble)):
             self._trouble(trouble)
-        if self.asked.get("full") == self.device:
-            raise OutputError("the disk is full")
+        self._fill()
         done(sum(map(len, sequences)) - 1)
         return super().__call__(sequences, lambda _: None)
+
+    def _fill(self) -> None:
+        """The disk of one worker is full; the others see to it that it has a shard before they do all the work."""
+        if "full" not in self.asked:
+            return
+        full = Path(self.asked["marks"]) / "full"
+        if self.asked.get("full") == self.device:
+            full.touch()
+            raise OutputError("the disk is full")
+        until = time.monotonic() + 60
+        while self.asked.get("awaited") and not full.exists() and time.monotonic() < until:
+            time.sleep(0.05)
 
     def _trouble(self, trouble: str) -> None:
         if trouble == "killed":

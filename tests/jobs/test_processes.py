@@ -35,7 +35,7 @@ def driven(job: Plan, places: tuple[Place, ...] = TWO, patience: float = 60.0) -
     """What the user was told, and how many residues were computed."""
     notes: list[str] = []
     residues: list[int] = []
-    crew = Processes(job.folder.output, make, places, patience)
+    crew = Processes(job.folder, make, places, patience)
     drive(job, Manifest(job.folder.manifest), crew, residues.append, notes.append)
     return notes, sum(residues)
 
@@ -116,7 +116,7 @@ def test_no_worker_can_load(loading: str, said: str, tmp_path: Path) -> None:
 
 def test_a_full_disk_at_one_worker(tmp_path: Path) -> None:
     """That one leaves; its shard is nobody's fault."""
-    job = planned(tmp_path, full="one")
+    job = planned(tmp_path, full="one", awaited=True)
     notes, _ = driven(job)
     whole(job)
     assert any("is gone: the disk is full" in note for note in notes)
@@ -139,7 +139,7 @@ from aminoglot.jobs.processes import Place, Processes
 from tests.jobs.crews import make
 if __name__ == "__main__":
     job = read_plan(JobFolder(Path(sys.argv[1])))
-    drive(job, Manifest(job.folder.manifest), Processes(job.folder.output, make, [Place("one")]), print, print)
+    drive(job, Manifest(job.folder.manifest), Processes(job.folder, make, [Place("one")]), print, print)
 """
 
 

@@ -55,7 +55,7 @@ def planned(tmp_path: Path, **asked: Any) -> Plan:
 
 def driven(job: Plan, count: int = 2, patience: float = 60.0, done: Any = lambda _: None) -> list[str]:
     notes: list[str] = []
-    crew = RayCrew("auto", job.folder.output, make, count, ONE, patience)
+    crew = RayCrew("auto", job.folder, make, count, ONE, patience)
     drive(job, Manifest(job.folder.manifest), crew, done, notes.append)
     return notes
 

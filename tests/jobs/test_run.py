@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from aminoglot import JobError, OutputError
-from aminoglot.jobs import Manifest, Plan, ShardLimits, ShardReader, ShardResult, Status, audit, run
+from aminoglot.jobs import JobFolder, Manifest, Plan, ShardLimits, ShardReader, ShardResult, Status, audit, run
 from aminoglot.jobs.manifest import Entry
 from aminoglot.jobs.run import left
 from aminoglot.jobs.shards import write_shard
@@ -86,10 +86,10 @@ def test_a_write_that_fails_is_raised(job: Plan, monkeypatch: pytest.MonkeyPatch
     """It happens in another thread; it must not be lost there, not even for the last shard."""
     last = job.shards - 1
 
-    def failing(path: Path, shard: int, *rest: Any) -> Entry:
+    def failing(folder: JobFolder, shard: int, *rest: Any) -> Entry:
         if shard == last:
             raise OutputError("the disk is full")
-        return write_shard(path, shard, *rest)
+        return write_shard(folder, shard, *rest)
 
     monkeypatch.setattr(RUN, "write_shard", failing)
     with pytest.raises(OutputError, match="the disk is full"):
@@ -104,11 +104,11 @@ def test_at_most_one_shard_waits_to_be_written(job: Plan, monkeypatch: pytest.Mo
     ahead: list[int] = []
     written: list[int] = []
 
-    def slow(path: Path, shard: int, *rest: Any) -> Entry:
+    def slow(folder: JobFolder, shard: int, *rest: Any) -> Entry:
         writing.acquire(timeout=0.05)  # nobody releases it: every write takes a while
         ahead.append(len(task.given) - len(written))
         written.append(shard)
-        return write_shard(path, shard, *rest)
+        return write_shard(folder, shard, *rest)
 
     monkeypatch.setattr(RUN, "write_shard", slow)
     run(job, Manifest(job.folder.manifest), task, ignore)
@@ -212,11 +212,14 @@ ARRAYS: dict[str, NDArray[Any]] = {
 
 
 def test_a_shard_reads_back_row_by_row(tmp_path: Path) -> None:
-    entry = write_shard(tmp_path / "s", 5, ARRAYS, {1: "why"})
+    folder = JobFolder(tmp_path / "x.h5")
+    folder.path.mkdir()
+    path = folder.shard(5)
+    entry = write_shard(folder, 5, ARRAYS, {1: "why"})
     assert (entry.shard, entry.failed) == (5, {1: "why"})
-    assert entry.size == (tmp_path / "s").stat().st_size
-    assert entry.sha256 == sha256(tmp_path / "s")
-    reader = ShardReader(tmp_path / "s")
+    assert entry.size == path.stat().st_size
+    assert entry.sha256 == sha256(path)
+    reader = ShardReader(path)
     for name, array in ARRAYS.items():
         np.testing.assert_array_equal(reader.all(name), array)
         assert reader.all(name).dtype == array.dtype
@@ -224,7 +227,8 @@ def test_a_shard_reads_back_row_by_row(tmp_path: Path) -> None:
         np.testing.assert_array_equal(reader.take(name, np.array([2, 0])), array[[2, 0]])
     assert reader.rows("residue", 2, 2).shape == (0, 2, 2)
     reader.close()
-    assert write_shard(tmp_path / "t", 5, ARRAYS, {}).sha256 == entry.sha256, "the same arrays give the same bytes"
+    path.unlink()
+    assert write_shard(folder, 5, ARRAYS, {}).sha256 == entry.sha256, "the same arrays give the same bytes"
 
 
 class Parts(io.FileIO):
@@ -240,13 +244,15 @@ class Parts(io.FileIO):
 def test_a_read_that_comes_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A raw read may return less than was asked; Linux never gives 2 GB, and a long protein in all layers has more."""
     residue = np.arange(3000, dtype=np.float32).reshape(500, 2, 3)
-    write_shard(tmp_path / "s", 0, {"residue": residue}, {})
+    folder = JobFolder(tmp_path / "x.h5")
+    folder.path.mkdir()
+    write_shard(folder, 0, {"residue": residue}, {})
 
     def opened(path: Path, _: str = "rb", buffering: int = -1) -> Any:
         return Parts(path) if buffering == 0 else io.BufferedReader(Parts(path))
 
     monkeypatch.setattr(Path, "open", opened)
-    reader = ShardReader(tmp_path / "s")
+    reader = ShardReader(folder.shard(0))
     try:
         np.testing.assert_array_equal(reader.all("residue"), residue)
         np.testing.assert_array_equal(reader.rows("residue", 10, 400), residue[10:400])

@@ -27,7 +27,7 @@ def computed(job: Plan, text: str) -> CountingTask:
 
 
 def every(job: Plan) -> Manifest:
-    return Manifest(job.folder.manifest, job.folder.manifests())
+    return Manifest.of(job.folder)
 
 
 def test_every_shard_is_of_one_slice(job: Plan) -> None:

@@ -33,11 +33,12 @@ class Flags(Options):
         Any, Parameter(converter=layers, n_tokens=-1, consume_multiple=1, metavar="STR...", show_default=False)
     ] = Options.layer
     reuse: Path | None = None
+    scratch: Path | None = None
 
 
 def embed(
     *inputs: Annotated[str, Parameter(name="INPUT", allow_leading_hyphen=True, validator=no_option)],
-    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    output: Annotated[str, Parameter(name=["--output", "-o"])],
     options: Annotated[Flags, Parameter(name="*", negative="")] = Flags(),
 ) -> int:
     """Embed proteins into one file. The same command again finishes an interrupted run.
@@ -46,10 +47,11 @@ def embed(
     ----------
     inputs
         FASTA, CSV, TSV or Parquet files, plain or compressed (gzip, bz2, xz, zstd); a folder of them; or - for
-        standard input.
+        standard input. Files may be objects of a store, s3://bucket/name.
     output
-        The file to write. Its suffix is its format: .h5, .parquet, .npz, .safetensors; without a suffix a folder of
-        fair-esm .pt files. A table of all proteins, OUTPUT.proteins.tsv, is written beside it.
+        The file to write, or an object, s3://bucket/name. Its suffix is its format: .h5, .parquet, .npz, .safetensors;
+        without a suffix a folder of fair-esm .pt files. A table of all proteins, OUTPUT.proteins.tsv, is written
+        beside it.
     """
     from aminoglot.embedding.job import embed as run
 

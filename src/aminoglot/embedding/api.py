@@ -41,6 +41,8 @@ def embed(
     sequence_column: str | None = None,
     reuse: str | Path | None = None,
     workers: Workers | None = None,
+    ray: str | None = None,
+    scratch: str | Path | None = None,
     plan_only: bool = False,
     shard: str | None = None,
     finish: bool = False,
@@ -50,8 +52,8 @@ def embed(
     """Embed files of proteins into one file; an interrupted run of the same job goes on.
 
     Args:
-        inputs: a file, a folder, or several: what ``aminoglot embed`` takes.
-        output: the file to write; its suffix is its format.
+        inputs: a file, a folder, or several: what ``aminoglot embed`` takes; ``s3://bucket/name`` too.
+        output: the file to write; its suffix is its format; it may be an object, ``s3://bucket/name.h5``.
         model: ``esm2-8m`` ... ``esm2-15b``, a Hugging Face id, a folder, a fair-esm ``.pt``, a ``.nemo`` file, or
             ``random:esm2-8m``; unless named the small one that comes with aminoglot.
         per: ``protein``, ``residue``, or ``both`` (then two files).
@@ -69,6 +71,8 @@ def embed(
         reuse: an older output, made the same way: proteins it holds are taken from it.
         workers: so many processes compute, each on GPUs or cores of its own; ``auto`` is one a GPU, or one for eight
             cores. A script that asks for workers needs ``if __name__ == "__main__":``.
+        ray: workers are actors of the Ray cluster with this address, or of one on this machine (``local``).
+        scratch: where files lie on this machine while the output is an object of a store.
         plan_only: plan the job and stop; its shards are computed by ``shard``, here or on machines that see the folder.
         shard: compute one slice of a planned job, ``"3/16"`` the third of sixteen; the input is not read.
         finish: check that all slices were computed, and write the output.
@@ -97,6 +101,8 @@ def embed(
         sequence_column=sequence_column,
         reuse=reuse,
         workers=workers,
+        ray=ray,
+        scratch=scratch,
         plan_only=plan_only,
         shard=shard,
         finish=finish,

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from aminoglot.embedding.cluster import Cluster, survey
 from aminoglot.embedding.options import Options
 from aminoglot.embedding.places import places
 from aminoglot.embedding.report import Report
 from aminoglot.embedding.reuse import Reuse
-from aminoglot.embedding.setup import different_from, make, provenance_of, task_of
+from aminoglot.embedding.setup import OF_THE_PROCESSOR, different_from, make, provenance_of, task_of
 from aminoglot.embedding.task import EmbeddingTask
 from aminoglot.errors import JobError, listing, plural
 from aminoglot.jobs import JobFolder, Manifest, Plan, read_plan, run
+from aminoglot.jobs.crew import Crew
 from aminoglot.jobs.drive import drive
 from aminoglot.jobs.processes import Processes
+from aminoglot.jobs.ray_crew import RayCrew
 from aminoglot.jobs.run import left
 from aminoglot.jobs.slices import Slice
 
@@ -28,6 +32,7 @@ def compute(
     options: Options,
     report: Report,
     shards: Iterable[int] | None = None,
+    cluster: Cluster | None = None,
 ) -> tuple[int, float]:
     """Compute the shards that are left.
 
@@ -37,6 +42,7 @@ def compute(
         options: of the job.
         report: told of progress.
         shards: which; all unless said.
+        cluster: where workers are, if they are not of this machine.
 
     Returns:
         How many residues were computed, and the seconds that took.
@@ -50,7 +56,7 @@ def compute(
     residues = sum(int(task.request.embedded(plan.shard_lengths(shard)).sum()) for shard in todo)
     if len(todo) < len(asked):
         report.say(f"going on: {len(asked) - len(todo):,} of {plural(len(asked), 'shard')} already done")
-    workers = _workers(plan.folder, task, options, report) if todo else None
+    workers = _workers(plan.folder, task, options, report, cluster) if todo else None
     started = time.monotonic()
     try:
         with report.progress("embedding", residues, "residues") as done:
@@ -63,20 +69,37 @@ def compute(
         whole = f"{kept:,} of {plural(len(asked), 'shard')} done and kept" if kept else "no shard was whole yet"
         report.say(f"{whole} in {plan.folder.path}")
         raise
+    finally:
+        manifest.keep()
     return residues, time.monotonic() - started
 
 
-def _workers(folder: JobFolder, task: EmbeddingTask, options: Options, report: Report) -> Processes | None:
-    if options.workers is None:
+def _workers(
+    folder: JobFolder, task: EmbeddingTask, options: Options, report: Report, cluster: Cluster | None
+) -> Crew | None:
+    if not options.by_workers:
         return None
+    if cluster is not None:
+        report.say(str(cluster))
+        making = partial(make, replace(options, model=_anywhere(options.model), reuse=_anywhere(options.reuse)))
+        return RayCrew(cluster.address, folder, making, cluster.count, cluster.each)
+    assert options.workers is not None
     where = places(options.workers, options.device, task.model)
     report.say(f"{plural(len(where), 'worker')}: {', '.join(map(str, where))}")
     if options.reuse is not None:
         report.say(f"they take what {options.reuse} holds from there")
-    return Processes(folder.output, partial(make, options), where)
+    return Processes(folder, partial(make, options), where)
 
 
-def compute_slice(output: Path, options: Options, report: Report) -> None:
+def _anywhere(name: str | Path | None) -> str | None:
+    """A name of a file or folder, for processes that begin in another; other names of models stay."""
+    if name is None:
+        return None
+    path = Path(name).expanduser()
+    return str(path.absolute()) if path.exists() else str(name)
+
+
+def compute_slice(folder: JobFolder, options: Options, report: Report) -> None:
     """Compute one slice of a job that was planned; the input is not read.
 
     Raises:
@@ -84,16 +107,16 @@ def compute_slice(output: Path, options: Options, report: Report) -> None:
     """
     assert options.shard is not None
     part = Slice.parse(options.shard)
-    folder = JobFolder(output)
-    task = task_of(options, report.note, lazily=options.workers is not None)
-    with part.locked(planned(folder)):
+    cluster = survey(options) if options.ray is not None else None
+    task = task_of(options, report.note, options.by_workers, cluster.hardware if cluster else None)
+    with folder.visited() as folder, part.locked(planned(folder)):
         plan = read_plan(folder, whole=False)
         as_planned(plan, task, options)
         manifest = part.manifest(folder)
-        if options.reuse is not None and options.workers is None:
+        if options.reuse is not None and not options.by_workers:
             task.reuse = Reuse(Path(options.reuse).expanduser(), plan.provenance)
         try:
-            residues, seconds = compute(plan, manifest, task, options, report, part.shards(plan))
+            residues, seconds = compute(plan, manifest, task, options, report, part.shards(plan), cluster)
         finally:
             if task.reuse is not None:
                 task.reuse.close()
@@ -116,13 +139,18 @@ def planned(folder: JobFolder) -> JobFolder:
     return folder
 
 
-def as_planned(plan: Plan, task: EmbeddingTask, options: Options) -> None:
+def as_planned(plan: Plan, task: EmbeddingTask, options: Options, computes: bool = True) -> None:
     """Refuse to compute or to write otherwise than was planned; the input is taken from the plan.
+
+    Args:
+        computes: whether this machine does more than write what others computed.
 
     Raises:
         JobError: naming what differs.
     """
     now = provenance_of(task, options, task.model.digest, plan.provenance["input_sha256"])
+    if not computes:
+        now |= {key: plan.provenance[key] for key in OF_THE_PROCESSOR}
     if different := different_from(plan.provenance, now):
         raise JobError(
             f"{plan.folder.path} holds the plan of another job:\n{listing(different)}\n"

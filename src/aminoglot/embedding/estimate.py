@@ -42,18 +42,37 @@ def estimate(plan: Plan, task: EmbeddingTask, todo: Sequence[int], timed: Timed 
     """
     if not todo:
         return None
-    timed = timed or (lambda texts: _timed(task, texts))
     lengths = np.concatenate([plan.shard_lengths(shard) for shard in todo])
-    work = np.cumsum(task.cost(lengths))
+    return extrapolated(lengths, np.ones_like(lengths), task, timed, _WORTH)
+
+
+def extrapolated(
+    lengths: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    task: EmbeddingTask,
+    timed: Timed | None = None,
+    worth: int = 0,
+) -> float | None:
+    """Seconds that so many proteins of these lengths will take, as :func:`estimate` says; longest first.
+
+    Args:
+        lengths: residues, [K].
+        counts: how many proteins have each, [K].
+        task: what computes them.
+        timed: a stopwatch to use instead of the model (tests).
+        worth: a job of fewer samples than this is not timed.
+    """
+    timed = timed or (lambda texts: _timed(task, texts))
+    work = np.cumsum(task.cost(lengths) * counts)
     sample = _SAMPLE * task.limits.cost
     done = seconds = 0.0
     for place in _PLACES:
         first = int(np.searchsorted(work, place * work[-1]))
-        texts, cost = _batch(lengths[first : first + task.model.budget], task, sample / _BATCHES)
+        texts, cost = _batch(_first(lengths[first:], counts[first:], task.model.budget), task, sample / _BATCHES)
         if done and done + cost > sample:
             break
         if not done:
-            if work[-1] < _WORTH * max(cost, sample):
+            if work[-1] < worth * max(cost, sample):
                 return None
             timed([texts[0][:16]])  # wakes threads and touches all weights
         took = timed(texts)
@@ -61,6 +80,13 @@ def estimate(plan: Plan, task: EmbeddingTask, todo: Sequence[int], timed: Timed 
             return None
         done, seconds = done + cost, seconds + took
     return float(seconds * work[-1] / done)
+
+
+def _first(lengths: NDArray[np.int64], counts: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """The lengths of the first proteins, each for itself; never many more than are wanted, however many there are."""
+    counts = np.minimum(counts[:most], most)
+    enough = int(np.searchsorted(np.cumsum(counts), most)) + 1
+    return np.repeat(lengths[:enough], counts[:enough])[:most]
 
 
 def _batch(lengths: NDArray[np.int64], task: EmbeddingTask, most: float) -> tuple[list[bytes], float]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from aminoglot.checkpoints import named
 from aminoglot.embedding import report as reporting
+from aminoglot.embedding.cluster import Cluster, survey
 from aminoglot.embedding.computing import as_planned, compute, compute_slice, planned
 from aminoglot.embedding.estimate import estimate
 from aminoglot.embedding.export import export, outputs, table_path
@@ -21,14 +22,16 @@ from aminoglot.embedding.formats import check_names, check_suffix, is_ours, read
 from aminoglot.embedding.options import Options
 from aminoglot.embedding.report import Report
 from aminoglot.embedding.reuse import Reuse
-from aminoglot.embedding.setup import different_from, provenance_of, task_of
+from aminoglot.embedding.setup import OF_THE_PROCESSOR, different_from, provenance_of, task_of
 from aminoglot.embedding.store import verify
 from aminoglot.embedding.task import EmbeddingTask
-from aminoglot.errors import AminoglotError, JobError, OutputError, listing, plural
+from aminoglot.errors import AminoglotError, InputError, JobError, OutputError, listing, plural
 from aminoglot.jobs import Audit, JobFolder, Manifest, Plan, Policy, Status, audit, make_plan, read_plan
 from aminoglot.jobs.run import left
 from aminoglot.jobs.slices import lost
 from aminoglot.jobs.storage import READ_ONLY
+from aminoglot.jobs.stored import SCRATCH, StoredFolder
+from aminoglot.object_store import is_stored
 from aminoglot.sequences import Columns, Reader, Source, input_digest, sources
 
 _LONGEST_NAME = 220
@@ -43,14 +46,16 @@ class Outcome:
         audit: the account; None for a dry run and for an output that was complete already.
         complete: whether every protein that should be written is. What the user chose to leave out does not count
             against it, bad records do.
+        objects: addresses of what it wrote, where that is in an object store; there are no files then.
     """
 
     files: tuple[Path, ...]
     audit: Audit | None
     complete: bool
+    objects: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        files = ", ".join(map(str, self.files)) or "no file"
+        files = ", ".join([*map(str, self.files), *self.objects]) or "no file"
         account = self.audit or "nothing computed"
         return f"<aminoglot.Outcome {files}: {account}; {'complete' if self.complete else 'not complete'}>"
 
@@ -62,24 +67,42 @@ def embed(inputs: Sequence[str | Path], output: str | Path, options: Options, re
         AminoglotError: one of its kinds, with a sentence for the user; what was computed is kept.
     """
     report = report or Report()
-    output = Path(output).expanduser()
+    folder = _folder(output, options)
+    report.worded = folder.said
+    try:
+        return _embed(inputs, folder, options, report)
+    except AminoglotError as error:
+        if (said := folder.said(str(error))) == str(error):
+            raise
+        raise type(error)(said) from error
+
+
+def _folder(output: str | Path, options: Options) -> JobFolder:
+    if is_stored(output):
+        return StoredFolder(str(output), Path(options.scratch or SCRATCH))
+    if options.scratch is not None:
+        raise InputError("scratch: files lie beside the output, unless that is an object (s3://...)")
+    return JobFolder(Path(output).expanduser())
+
+
+def _embed(inputs: Sequence[str | Path], folder: JobFolder, options: Options, report: Report) -> Outcome:
+    output = folder.output
     check_suffix(output)
     options = replace(options, model=named(options.model, report.note))
     if output.name in ("", ".."):
         raise OutputError(f"{str(output)!r} names no file to write")
     if len(os.fsencode(output.name)) > _LONGEST_NAME:
         raise OutputError(f"{output}: the name is too long for those that will lie beside it; take a shorter one")
-    if not output.parent.is_dir():
+    if not output.parent.is_dir() and not isinstance(folder, StoredFolder):
         raise OutputError(f"{output}: there is no folder {output.parent}")
     if options.shard is not None:
-        compute_slice(output, options, report)
-        return Outcome((), None, complete=True)
+        return _Job(inputs, output, options, report, folder).slice()
     if options.finish:
-        return _Job(inputs, output, options, report, JobFolder(output)).finish()
+        return _Job(inputs, output, options, report, folder).finish()
     if options.dry_run:
         with tempfile.TemporaryDirectory() as temporary:
             return _Job(inputs, output, options, report, JobFolder(Path(temporary) / output.name)).run()
-    return _Job(inputs, output, options, report, JobFolder(output)).run()
+    return _Job(inputs, output, options, report, folder).run()
 
 
 class _Job:
@@ -90,6 +113,7 @@ class _Job:
         self.files = [*outputs(output, options.per), table_path(output)]
         others = [JobFolder(path) for path in outputs(folder.output, options.per) if path != folder.output]
         self.folders = [folder, *others]
+        self.cluster: Cluster | None = None
 
     def run(self) -> Outcome:
         with ExitStack() as locks:
@@ -99,9 +123,7 @@ class _Job:
             for path in self.files:
                 if path.exists() and any(path.samefile(source.path) for source in found):
                     raise OutputError(f"{path}: this is the input; give the output another name with -o")
-            task = task_of(
-                self.options, self.report.note, lazily=self.options.workers is not None or self.options.plan_only
-            )
+            task = self._task(lazily=self.options.by_workers or self.options.plan_only)
             if self.options.dry_run:
                 plan = self._plan(found, notes, task, provenance_of(task, self.options, "", ""))
                 self._check(plan, task, list(range(plan.shards)))
@@ -115,6 +137,7 @@ class _Job:
                 return Outcome((), None, complete=True)
             digest = input_digest(found)
             provenance = provenance_of(task, self.options, task.model.digest, digest)
+            self.folder.collect(self.files)
             finished = self._finished(provenance)
             if finished is not None:
                 if read_only is None:
@@ -130,10 +153,16 @@ class _Job:
                 if self.options.plan_only:
                     self.report.say(f"planned: {plural(plan.shards, 'shard')}; compute them with --shard 1/N to N/N")
                     return Outcome((), None, complete=True)
-                return self._finish(plan, manifest, task, *compute(plan, manifest, task, self.options, self.report))
+                computed = compute(plan, manifest, task, self.options, self.report, None, self.cluster)
+                return self._finish(plan, manifest, task, *computed)
             finally:
                 if task.reuse is not None:
                     task.reuse.close()
+
+    def _task(self, lazily: bool) -> EmbeddingTask:
+        if self.options.ray is not None:
+            self.cluster = survey(self.options)
+        return task_of(self.options, self.report.note, lazily, self.cluster.hardware if self.cluster else None)
 
     def _lock(self, locks: ExitStack) -> OutputError | None:
         """Hold the folders of all outputs: another run may be named after one of two that this one writes.
@@ -185,7 +214,8 @@ class _Job:
         if failed:
             raise JobError(f"{files[0]}: {plural(failed, 'protein')} failed in it; run with --overwrite to try again")
         self.report.say(f"{self.output} is complete already: {plural(counts[0], 'protein')}, verified")
-        return Outcome(tuple(files), None, complete=not bad)
+        self.folder.forget(files)
+        return self._made(files, None, complete=not bad)
 
     def _resumed(self, provenance: Mapping[str, Any]) -> Plan | None:
         if not self.folder.planned:
@@ -232,12 +262,12 @@ class _Job:
         computed = sum(int(task.output(plan.shard_lengths(shard)).sum()) for shard in todo)
         reporting.check_room(self.output, need, computed * task.dtype.itemsize // 4)
         options = self.options  # how much an older file holds is not known yet, and workers are not timed here
-        if options.reuse is None and options.workers is None and not options.plan_only:
+        if options.reuse is None and not options.by_workers and not options.plan_only:
             self.report.estimate(estimate(plan, task, todo))
 
     def _begin(self, plan: Plan, task: EmbeddingTask) -> Manifest:
         """The job's record, once it is said what will be done."""
-        manifest = Manifest(self.folder.manifest, self.folder.manifests())
+        manifest = Manifest.of(self.folder)
         todo = left(plan, manifest)
         try:
             self._check(plan, task, todo)
@@ -257,22 +287,55 @@ class _Job:
         reused = task.reuse.residues if task.reuse else 0
         if reused:
             self.report.say(f"{plural(reused, 'residue')} taken from {self.options.reuse}")
+        self.folder.deliver(files)
         self.report.summary(account, files, residues - reused, seconds)
+        self.folder.forget(files)
         if not account.failed:
             self.folder.remove()
-        return Outcome(tuple(files), account, complete=not account.failed and not plan.counts["bad"])
+        return self._made(files, account, complete=not account.failed and not plan.counts["bad"])
+
+    def _made(self, files: Sequence[Path], account: Audit | None, complete: bool) -> Outcome:
+        """What there is now, under the names that the user gave."""
+        if isinstance(self.folder, StoredFolder):
+            return Outcome((), account, complete, tuple(self.folder.said(str(path)) for path in files))
+        return Outcome(tuple(files), account, complete)
 
     def finish(self) -> Outcome:
         """Write the output of a job whose slices are computed; the input is not read."""
         with ExitStack() as locks:
             self._lock(locks)
+            task = self._writing()
+            if (written := self._written(task)) is not None:
+                return written
             plan = read_plan(planned(self.folder))
-            task = task_of(self.options, self.report.note, lazily=True)
-            as_planned(plan, task, self.options)
-            manifest = Manifest(self.folder.manifest, self.folder.manifests())
+            as_planned(plan, task, self.options, computes=False)
+            manifest = Manifest.of(self.folder)
             if (missing := lost(plan, manifest)) is not None:
                 raise JobError(f"{self.folder.path}: {missing}")
             return self._finish(plan, manifest, task, 0, 0.0)
+
+    def slice(self) -> Outcome:
+        """Compute a slice; none where the output is written already."""
+        if not self.folder.planned and (written := self._written(self._writing())) is not None:
+            return written
+        compute_slice(self.folder, self.options, self.report)
+        return Outcome((), None, complete=True)
+
+    def _writing(self) -> EmbeddingTask:
+        """The task where it only says what is to be written: on any machine, then, whatever computes."""
+        options = replace(self.options, device="cpu", precision="auto", backend="auto")
+        return task_of(options, self.report.note, lazily=True)
+
+    def _written(self, task: EmbeddingTask) -> Outcome | None:
+        """Whether the output is there, the folder is gone, and they are of these options: a step that was repeated."""
+        self.folder.collect(self.files)
+        if self.folder.planned or not all(path.exists() for path in self.files):
+            return None
+        with reader(self.files[0]) as store:
+            held = store.provenance
+        now = provenance_of(task, self.options, task.model.digest, "")
+        taken = {key: held.get(key) for key in ("input_sha256", *OF_THE_PROCESSOR)}
+        return None if different_from(held, now | taken) else self._verified(self.files)
 
 
 def _as_before(different: Sequence[str]) -> str:

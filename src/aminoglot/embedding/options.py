@@ -44,6 +44,10 @@ class Options:
         sequence_column: Name of a table's sequence column.
         reuse: An older output, made the same way: proteins it holds are taken from it.
         workers: So many processes compute, each on GPUs or cores of its own; auto is one a GPU, or one for eight cores.
+        ray: Workers are actors of the Ray cluster with this address, or of one on this machine that ends with the job
+            (local).
+        scratch: Where files lie on this machine while the output is an object (s3://...); unless named
+            ~/.cache/aminoglot/jobs.
         plan_only: Plan the job and stop; its shards are computed by --shard, here or on machines that see the folder.
         shard: Compute one slice of a planned job, 3/16 the third of sixteen; the input is not read.
         finish: Check that all slices were computed, and write the output.
@@ -66,11 +70,18 @@ class Options:
     sequence_column: str | None = None
     reuse: str | Path | None = None
     workers: Workers | None = None
+    ray: str | None = None
+    scratch: str | Path | None = None
     plan_only: bool = False
     shard: str | None = None
     finish: bool = False
     overwrite: bool = False
     dry_run: bool = False
+
+    @property
+    def by_workers(self) -> bool:
+        """Whether others than this process compute."""
+        return self.workers is not None or self.ray is not None
 
     def __post_init__(self) -> None:
         known("dtype", self.dtype, DType)
@@ -78,6 +89,8 @@ class Options:
         known("duplicates", self.duplicates, Duplicates)
         if isinstance(self.workers, int) and self.workers < 1:
             raise InputError(f"workers {self.workers}: there must be one at least")
+        if self.ray == "":
+            raise InputError("ray: name the address of a cluster, or local")
         steps = {"plan_only": self.plan_only, "shard": self.shard, "finish": self.finish, "dry_run": self.dry_run}
         if len(named := [name for name, asked in steps.items() if asked]) > 1:
             raise InputError(f"{' and '.join(named)}: one step at a time")

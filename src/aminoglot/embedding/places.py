@@ -48,7 +48,7 @@ def _cores(workers: Workers, model: Model) -> list[Place]:
     wanted = max(1, len(cores) // MOST_LANES) if workers == "auto" else workers
     if wanted > len(cores):
         return _refuse(f"--workers {wanted}: there are {len(cores)} cores")
-    need, there = _memory(model), _available()
+    need, there = memory_of(model), available_memory()
     if there is not None and wanted * need > there:
         enough = int(there // need)
         return _refuse(
@@ -59,12 +59,12 @@ def _cores(workers: Workers, model: Model) -> list[Place]:
     return [Place("cpu", tuple(cores[start:stop])) for start, stop in pairwise(ends)]
 
 
-def _memory(model: Model) -> float:
+def memory_of(model: Model) -> float:
     """Bytes that a worker will take, about; files of weights that are mapped are shared and not counted."""
     return model.config.parameters * _BYTES[model.hardware.precision] + _BESIDE_WEIGHTS
 
 
-def _available() -> float | None:
+def available_memory() -> float | None:
     """Bytes of memory that can still be had, where the system tells."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()

@@ -19,20 +19,27 @@ from aminoglot.embedding.options import Options
 from aminoglot.embedding.reuse import Reuse
 from aminoglot.embedding.task import EmbeddingTask
 from aminoglot.engine import Model, choose
+from aminoglot.engine.hardware import Hardware
 from aminoglot.errors import JobError, listing
 from aminoglot.jobs import Task, changes
 from aminoglot.version import __version__
 
+OF_THE_PROCESSOR = ("device", "precision", "backend", "openvino", "torch", "token_budget")
+"""What a machine's own processor and its libraries decide of how results are made."""
 
-def task_of(options: Options, note: Callable[[str], None], lazily: bool = False) -> EmbeddingTask:
+
+def task_of(
+    options: Options, note: Callable[[str], None], lazily: bool = False, hardware: Hardware | None = None
+) -> EmbeddingTask:
     """The task that options name.
 
     Args:
         options: the model is named in them.
         note: told what a user should know of the checkpoint.
         lazily: whether the weights are left alone until something is computed.
+        hardware: of those that will compute, where it is not for this machine to choose.
     """
-    hardware = choose(options.device, options.precision, options.backend)
+    hardware = hardware or choose(options.device, options.precision, options.backend)
     assert options.model is not None
     checkpoint = resolve(options.model)
     for line in checkpoint.notes:
@@ -85,9 +92,9 @@ def make(options: Options, provenance: Mapping[str, Any], device: str) -> tuple[
     Raises:
         JobError: when it would compute otherwise than was planned: another version, another model under that name.
     """
-    asked = replace(options, device=device)
-    if hasattr(os, "sched_getaffinity"):  # torch was imported before the worker got its cores
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    # a processor of its own might choose another precision, and then its numbers would be others
+    asked = replace(options, device=device, precision=provenance["precision"], backend=provenance["backend"])
+    torch.set_num_threads(_cores())  # torch was imported before the worker got its cores
     task = task_of(asked, lambda _: None)
     mine = provenance_of(task, asked, task.model.digest, provenance["input_sha256"])
     if different := different_from(provenance, mine):
@@ -95,6 +102,13 @@ def make(options: Options, provenance: Mapping[str, Any], device: str) -> tuple[
     if options.reuse is not None:
         task.reuse = Reuse(Path(options.reuse).expanduser(), provenance)
     return task, processor(task.model.hardware.device)
+
+
+def _cores() -> int:
+    """Cores of this worker: those it is pinned to, or what Ray has dealt it and said so."""
+    pinned = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else torch.get_num_threads()
+    dealt = os.environ.get("OMP_NUM_THREADS", "")
+    return min(pinned, int(dealt)) if dealt.isdecimal() and int(dealt) else pinned
 
 
 def processor(device: torch.device) -> str:

@@ -8,6 +8,12 @@ plan        which protein is computed in which shard
 manifest    which shards are done
 shards      a shard's arrays on disk
 run         the shards that are left, in this process
+slices      parts of a job that know nothing of each other
+stored      the folder in an object store
+dispatch    which worker computes which shard
+crew        what is asked of workers and heard from them: processes of this machine, or ray_crew's actors
+worker      computes shards in a process of its own
+drive       the driver of a crew
 audit       N in = written + merged + skipped + failed
 """
 

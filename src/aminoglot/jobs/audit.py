@@ -51,6 +51,7 @@ def audit(plan: Plan, manifest: Manifest) -> Audit:
     missing = [shard for shard in range(plan.shards) if shard not in manifest.entries]
     if missing:
         raise JobError(f"{plural(len(missing), 'shard')} of {plan.shards:,} missing, the first is {missing[0]}")
+    plan.folder.fetch(*(plan.folder.shard(entry.shard) for entry in manifest.entries.values() if not entry.aside))
     damaged = [entry.shard for entry in manifest.entries.values() if not _intact(plan, manifest, entry.shard)]
     if damaged:
         for shard in damaged:

@@ -1,12 +1,18 @@
-"""The job's folder, ``OUT.aminoglot``, and its lock: one writer at a time."""
+"""The job's folder, ``OUT.aminoglot``, and its lock: one writer at a time.
+
+What is said of a folder's files to :meth:`JobFolder.keep`, :meth:`JobFolder.fetch` and so on matters where the folder
+lies in an object store and this is its copy; see :mod:`aminoglot.jobs.stored`.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from aminoglot.errors import JobError
@@ -36,6 +42,10 @@ class JobFolder:
         self.lock = self.path / "lock"
         self.stdin = self.path / "stdin"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process may have another working directory, or another home."""
+        return type(self), (self.output.absolute(),)
+
     def shard(self, number: int) -> Path:
         return self.path / f"shard-{number:06d}.safetensors"
 
@@ -43,6 +53,44 @@ class JobFolder:
     def planned(self) -> bool:
         """Whether a plan was finished: the plan file is written last."""
         return self.plan.is_file()
+
+    def keep(self, path: Path) -> None:
+        """A file of the folder is whole, and must last."""
+
+    def fetch(self, *paths: Path) -> None:
+        """Some files of the folder are about to be read."""
+
+    def drop(self, path: Path) -> None:
+        """Delete a file of the folder, if it is there."""
+        path.unlink(missing_ok=True)
+
+    def sizes(self) -> Callable[[Path], int | None]:
+        """From a file of the folder to its bytes, None where it is not there."""
+        return lambda path: path.stat().st_size if path.exists() else None
+
+    @contextmanager
+    def opened(self, path: Path) -> Iterator[Any]:
+        """A large file of the folder, of which little is read, for pyarrow."""
+        with pa.memory_map(str(path)) as mapped:
+            yield mapped
+
+    def collect(self, files: Sequence[Path]) -> None:
+        """Files of the job's output, if they are there, are about to be read."""
+
+    def deliver(self, files: Sequence[Path]) -> None:
+        """The job's output is written, and must last."""
+
+    def forget(self, files: Sequence[Path]) -> None:
+        """What was collected or delivered is needed no more."""
+
+    def said(self, text: str) -> str:
+        """A text for the user, with the names that the user gave."""
+        return text
+
+    @contextmanager
+    def visited(self) -> Iterator[JobFolder]:
+        """The folder for a process that computes some shards of it while others, perhaps elsewhere, do the same."""
+        yield self
 
     def manifests(self) -> list[Path]:
         """The job's own, and those of its slices."""

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from aminoglot.jobs.folder import JobFolder
 from aminoglot.jobs.storage import explained, write_whole
+
+KEEP_EVERY = 5.0
+"""Seconds between two copies of a manifest to an object store: what a lost machine noted since is computed again."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +46,12 @@ class Manifest:
     Args:
         path: where it is written.
         others: more of the same job, which are read.
+        folder: told, now and then, that the file has changed.
     """
 
-    def __init__(self, path: Path, others: Iterable[Path] = ()) -> None:
+    def __init__(self, path: Path, others: Iterable[Path] = (), folder: JobFolder | None = None) -> None:
         self.path = path
+        self._folder, self._kept = folder, time.monotonic()
         self._others = [other for other in others if other != path]
         self.entries: dict[int, Entry] = {}
         for other in self._others:  # a torn line may be one that is being written
@@ -62,6 +69,19 @@ class Manifest:
             file.flush()
             os.fsync(file.fileno())
         self.entries[entry.shard] = entry
+        if time.monotonic() - self._kept > KEEP_EVERY:
+            self.keep()
+
+    def keep(self) -> None:
+        """See that what was noted lasts, where the folder lies elsewhere."""
+        if self._folder is not None and self.path.exists():
+            self._folder.keep(self.path)
+        self._kept = time.monotonic()
+
+    @classmethod
+    def of(cls, folder: JobFolder, path: Path | None = None) -> Manifest:
+        """The job's own, or one that lies beside it; what the others hold is known to it."""
+        return cls(path or folder.manifest, folder.manifests(), folder)
 
     def drop(self, shards: list[int]) -> None:
         """Forget shards: they will be computed again. All others are noted here, and other manifests are given up."""
@@ -69,8 +89,12 @@ class Manifest:
             self.entries.pop(shard, None)
         self._rewrite(self.entries)
         for other in self._others:
-            other.unlink(missing_ok=True)
+            if self._folder is not None:
+                self._folder.drop(other)
+            else:
+                other.unlink(missing_ok=True)
         self._others = []
+        self.keep()
 
     def _rewrite(self, entries: Mapping[int, Entry]) -> None:
         kept = b"".join(json.dumps(asdict(entry)).encode() + b"\n" for entry in entries.values())

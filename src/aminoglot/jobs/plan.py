@@ -159,14 +159,17 @@ def make_plan(
         "files": {path.name: file_digest(path) for path in _files(folder)},
         "renamed": {str(index): name for index, name in duplication.renamed.items()},
     }
+    for path in _files(folder):
+        folder.keep(path)
     write_whole(folder.plan, lambda path: _write_json(path, written))
+    folder.keep(folder.plan)
     return read_plan(folder)
 
 
 def shard_sequences(folder: JobFolder, shard: int) -> list[bytes]:
     """The proteins of a shard, longest first; nothing else of the plan is read."""
-    with pa.memory_map(str(folder.proteins)) as mapped:
-        column = pa.ipc.open_file(mapped).get_batch(shard).column("sequence")
+    with folder.opened(folder.proteins) as file:
+        column = pa.ipc.open_file(file).get_batch(shard).column("sequence")
         return list(column.to_pylist())
 
 
@@ -184,7 +187,9 @@ def read_plan(folder: JobFolder, whole: bool = True) -> Plan:
         written = json.loads(folder.plan.read_text(encoding="utf-8"))
         if written["layout"] != LAYOUT:
             raise ValueError(f"layout {written['layout']}")
-        for path in _files(folder) if whole else (folder.decisions,):
+        files = _files(folder) if whole else (folder.decisions,)
+        folder.fetch(*files)
+        for path in files:
             if file_digest(path) != written["files"][path.name]:
                 raise ValueError(f"{path.name} is damaged")
         arrays = load(folder.decisions.read_bytes())

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 
 from aminoglot.errors import JobError, OutputError, plural
 from aminoglot.jobs.crew import Computed, Event, Failed, Finished, Joined, Left, MakeTask
+from aminoglot.jobs.folder import JobFolder
 from aminoglot.jobs.worker import ShardWorker, said
 
 STARTS = 3
@@ -62,14 +62,14 @@ class Processes:
     """A crew of processes; one that dies is started again.
 
     Args:
-        output: of the job, whose folder lies beside it.
+        folder: of the job.
         make: the task, in each of them.
         places: one for each.
         patience: seconds without a word after which one is killed.
     """
 
-    def __init__(self, output: Path, make: MakeTask, places: Sequence[Place], patience: float = PATIENCE) -> None:
-        self._output, self._make, self._patience = output, make, patience
+    def __init__(self, folder: JobFolder, make: MakeTask, places: Sequence[Place], patience: float = PATIENCE) -> None:
+        self._folder, self._make, self._patience = folder, make, patience
         self._seats = [_Seat(place, number) for number, place in enumerate(places, 1)]
         self._context = get_context("spawn")
         self._last_why = "none was started"
@@ -117,7 +117,7 @@ class Processes:
         seat.worker = f"worker {seat.number}{again}"
         seat.connection, theirs = self._context.Pipe()
         seat.process = self._context.Process(
-            target=_serve, args=(theirs, seat.worker, self._output, self._make, seat.place), daemon=True
+            target=_serve, args=(theirs, seat.worker, self._folder, self._make, seat.place), daemon=True
         )
         seat.process.start()
         theirs.close()
@@ -175,7 +175,7 @@ def _ended(seat: _Seat) -> str:
     return f"its process ended with code {code}"
 
 
-def _serve(connection: Connection, worker: str, output: Path, make: MakeTask, place: Place) -> None:
+def _serve(connection: Connection, worker: str, folder: JobFolder, make: MakeTask, place: Place) -> None:
     """What a worker's process does, until its connection ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's; it ends us
     if place.cores and hasattr(os, "sched_setaffinity"):
@@ -183,7 +183,7 @@ def _serve(connection: Connection, worker: str, output: Path, make: MakeTask, pl
     given: queue.SimpleQueue[int] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, given), daemon=True).start()
     with suppress(BrokenPipeError, ConnectionResetError):  # the driver is gone
-        _work(_Teller(connection, worker), worker, given, lambda: ShardWorker(output, make, place.device))
+        _work(_Teller(connection, worker), worker, given, lambda: ShardWorker(folder, make, place.device))
 
 
 def _work(teller: _Teller, worker: str, given: queue.SimpleQueue[int], begin: Callable[[], ShardWorker]) -> None:

@@ -5,22 +5,28 @@ Ray's own retries are off: it would not know which shard is to blame, nor try it
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from aminoglot.errors import DependencyError, JobError, OutputError, reason
 from aminoglot.jobs.crew import Computed, Event, Failed, Finished, Joined, Left, MakeTask
+from aminoglot.jobs.folder import JobFolder
 from aminoglot.jobs.manifest import Entry
 from aminoglot.jobs.processes import PATIENCE, STARTS
 from aminoglot.jobs.worker import ShardWorker, said
 
 _WAIT = 1.0
 _KNOCK = 15.0
+_LEAVE = 5.0
+_OBJECTS = 100_000_000
+"""Bytes that a cluster of our own sets aside for what its actors pass on, which is next to nothing."""
+_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+"""Nothing is reported to Ray's makers, and a warning about GPUs is answered; set them yourself to override."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class RayCrew:
 
     Args:
         address: of the cluster, as ray knows it, or ``local`` for one on this machine that ends with the job.
-        output: of the job; its folder must be seen by all machines.
+        folder: of the job, on a file system that all machines share or in an object store.
         make: the task, in each of them.
         count: of workers.
         each: what one takes.
@@ -70,10 +76,10 @@ class RayCrew:
     """
 
     def __init__(
-        self, address: str, output: Path, make: MakeTask, count: int, each: Resources, patience: float = PATIENCE
+        self, address: str, folder: JobFolder, make: MakeTask, count: int, each: Resources, patience: float = PATIENCE
     ) -> None:
         self._ray = ray()
-        self._address, self._output, self._make, self._each = address, output.absolute(), make, each
+        self._address, self._folder, self._make, self._each = address, folder, make, each
         self._patience = patience
         self._seats = [_Seat(number) for number in range(1, count + 1)]
         self._last_why = "none was started"
@@ -89,6 +95,9 @@ class RayCrew:
         return self
 
     def __exit__(self, *_: object) -> None:
+        idle = [seat.actor.leave.remote() for seat in self._seats if seat.ready and seat.asked is None]
+        if idle:
+            self._ray.wait(idle, num_returns=len(idle), timeout=_LEAVE)
         for seat in self._seats:
             self._kill(seat)
         if self._address == "local":
@@ -114,7 +123,7 @@ class RayCrew:
         seat.started += 1
         again = f", started {seat.started} times" if seat.started > 1 else ""
         seat.worker, seat.ready = f"worker {seat.number}{again}", False
-        seat.actor = self._actor.remote(self._output, self._make, self._each.device)
+        seat.actor = self._actor.remote(self._folder, self._make, self._each.device)
         seat.asked, seat.since = seat.actor.device.remote(), time.monotonic()
 
     def _heard(self, seat: _Seat) -> list[Event]:
@@ -171,18 +180,23 @@ class RayCrew:
 class _Actor:
     """One worker, in a process of Ray's."""
 
-    def __init__(self, output: Path, make: MakeTask, device: str) -> None:
-        self._begin = partial(ShardWorker, output, make, device)
+    def __init__(self, folder: JobFolder, make: MakeTask, device: str) -> None:
+        self._asked, self._stay = (folder, make, device), ExitStack()
 
     def device(self) -> str:
         """Begin, which may fail; in what an actor is made of Ray would hide why."""
-        self._worker = self._begin()
+        folder, make, device = self._asked
+        self._worker = ShardWorker(self._stay.enter_context(folder.visited()), make, device)
         return self._worker.device
 
     def compute(self, shard: int) -> tuple[Entry, int]:
         """Compute and write a shard; how many residues it had."""
         told: list[int] = []
         return self._worker.compute(shard, told.append), sum(told)
+
+    def leave(self) -> None:
+        """Clear away what it kept on its machine."""
+        self._stay.close()
 
 
 def connect(address: str) -> Any:
@@ -196,10 +210,18 @@ def connect(address: str) -> Any:
     if found.is_initialized():
         return found
     _answers(address)
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
     asked: dict[str, Any] = {"logging_level": "warning", "log_to_driver": False}
     try:
         if address == "local":
-            found.init(address="local", include_dashboard=False, **asked)
+            found.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=_OBJECTS,
+                _node_ip_address="127.0.0.1",  # its ports are this machine's own
+                **asked,
+            )
         else:
             found.init(address=address, **asked)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:

@@ -13,18 +13,13 @@ from aminoglot.jobs.task import Done, ShardResult, Task
 
 def left(plan: Plan, manifest: Manifest, shards: Iterable[int] | None = None) -> list[int]:
     """Shards, of all or of some, without a whole file, or with proteins that failed last time, in order."""
-    return [
-        shard
-        for shard in (range(plan.shards) if shards is None else shards)
-        if not _is_done(plan, manifest.entries.get(shard))
-    ]
+    size = plan.folder.sizes()
 
+    def is_done(entry: Entry | None) -> bool:
+        return entry is not None and not entry.failed and size(plan.folder.shard(entry.shard)) == entry.size
 
-def _is_done(plan: Plan, entry: Entry | None) -> bool:
-    if entry is None or entry.failed:
-        return False
-    path = plan.folder.shard(entry.shard)
-    return path.exists() and path.stat().st_size == entry.size
+    asked = range(plan.shards) if shards is None else shards
+    return [shard for shard in asked if not is_done(manifest.entries.get(shard))]
 
 
 def run(plan: Plan, manifest: Manifest, task: Task, done: Done, shards: Iterable[int] | None = None) -> None:
@@ -48,4 +43,4 @@ def run(plan: Plan, manifest: Manifest, task: Task, done: Done, shards: Iterable
 
 
 def _save(plan: Plan, manifest: Manifest, shard: int, result: ShardResult) -> None:
-    manifest.add(write_shard(plan.folder.shard(shard), shard, result.arrays, result.failed))
+    manifest.add(write_shard(plan.folder, shard, result.arrays, result.failed))

@@ -12,16 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from aminoglot.jobs.folder import JobFolder
 from aminoglot.jobs.manifest import Entry
 from aminoglot.jobs.storage import write_whole
 
 _DTYPES = {"F32": np.float32, "F16": np.float16, "I64": np.int64}
 
 
-def write_shard(path: Path, shard: int, arrays: Mapping[str, NDArray[Any]], failed: dict[int, str]) -> Entry:
+def write_shard(folder: JobFolder, shard: int, arrays: Mapping[str, NDArray[Any]], failed: dict[int, str]) -> Entry:
     """Write a shard whole or not at all, and say what was written."""
+    path = folder.shard(shard)
     data = save({key: np.ascontiguousarray(value) for key, value in arrays.items()})
     write_whole(path, lambda temporary: _write(temporary, data))
+    folder.keep(path)
     return Entry(shard, hashlib.sha256(data).hexdigest(), len(data), failed)
 
 

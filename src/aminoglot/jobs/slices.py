@@ -16,7 +16,9 @@ from aminoglot.jobs.plan import Plan
 from aminoglot.jobs.storage import explained
 
 _PATIENCE = 30.0
-"""Seconds that a slice waits for others that begin; they hold the folder for a moment each."""
+"""Seconds that a slice waits: for others that begin, each of which holds the folder for a moment, and for its own lock,
+which a network file system may keep for a while after a machine died.
+"""
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,9 @@ class Slice:
         return range(self.number - 1, plan.shards, self.of)
 
     def manifest(self, folder: JobFolder) -> Manifest:
-        """Where it notes its shards; what others noted is known to it."""
-        return Manifest(folder.path / f"manifest-{self.name}.jsonl", folder.manifests())
+        """Where it notes its shards; what others noted is known to it. From now on the slice counts as begun."""
+        (folder.path / f"manifest-{self.name}.jsonl").touch()
+        return Manifest.of(folder, folder.path / f"manifest-{self.name}.jsonl")
 
     @contextmanager
     def locked(self, folder: JobFolder) -> Iterator[None]:
@@ -69,9 +72,10 @@ class Slice:
         own = FileLock(folder.path / f"{folder.lock.name}-{self.name}")
         with explained(folder.path):
             try:
-                with FileLock(folder.lock).acquire(timeout=_PATIENCE):
-                    own.acquire(timeout=0)
+                own.acquire(timeout=_PATIENCE)
+                FileLock(folder.lock).acquire(timeout=_PATIENCE).lock.release()
             except Timeout as error:
+                own.release()
                 whose = f"slice {self}" if error.lock_file == own.lock_file else "the whole job"
                 raise JobError(
                     f"{folder.output}: another run computes {whose} now (it holds {error.lock_file})"

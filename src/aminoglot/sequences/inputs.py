@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from aminoglot.errors import InputError, listing, reason
+from aminoglot.object_store import ObjectStore, is_stored
 
 STDIN = "-"
 """The path that means standard input."""
@@ -137,7 +138,8 @@ class _Members(io.RawIOBase):
 def sources(paths: Sequence[str | Path], stdin_copy: Path, skip: Sequence[Path] = ()) -> tuple[list[Source], list[str]]:
     """Resolve what the user named: files, folders (their sequence files, sorted by name), or ``-``.
 
-    Standard input is copied to ``stdin_copy`` first, so that it can be read twice like a file.
+    Standard input, and objects of a store, are copied to ``stdin_copy`` or beside it first, so that they can be read
+    twice like a file.
 
     Returns:
         The files in order, and notes for the user (files of a folder that were not read).
@@ -154,6 +156,9 @@ def sources(paths: Sequence[str | Path], stdin_copy: Path, skip: Sequence[Path] 
             raise InputError("an empty file name; is a variable of the shell not set?")
         if str(given) == STDIN:
             found.append(_save_stdin(stdin_copy))
+            continue
+        if is_stored(given):
+            found += _save_objects(str(given), stdin_copy.with_name(f"{stdin_copy.name}-{number}"))
             continue
         mode = _mode(path)
         if stat.S_ISDIR(mode):
@@ -209,6 +214,23 @@ def _save_pipe(path: Path, copy: Path) -> Source:
     except OSError as error:
         raise InputError(f"{path}: cannot be kept in {copy}: {reason(error)}") from error
     return Source(str(path), copy)
+
+
+def _save_objects(url: str, copy: Path) -> list[Source]:
+    """An object of a store; or, where the address ends with a slash, the sequence files right below."""
+    if not url.endswith("/"):
+        place = ObjectStore(url)
+        if place.parent.get(place.name, copy, InputError):
+            return [Source(url, copy)]
+        raise InputError(f"{url}: there is no such object; a folder's address ends with a slash")
+    place = ObjectStore(url.rstrip("/"))
+    names = sorted(name for name in place.sizes(InputError) if _is_sequence_file(Path(name)))
+    if not names:
+        raise InputError(f"{url}: no sequence file there; looked for {' '.join(SUFFIXES)}")
+    copies = [copy.with_name(f"{copy.name}-{name}") for name in names]
+    for name, path in zip(names, copies, strict=True):
+        place.get(name, path, InputError)
+    return [Source(f"{url}{name}", path) for name, path in zip(names, copies, strict=True)]
 
 
 def _is_sequence_file(path: Path) -> bool:

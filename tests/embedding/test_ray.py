@@ -1,0 +1,153 @@
+"""Embedding by a Ray cluster: the same bytes, and a driver that dies is followed by another."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aminoglot import InputError
+from aminoglot.embedding.cluster import _dealt, survey
+from aminoglot.embedding.options import Options
+from aminoglot.jobs.ray_crew import Resources
+from tests.embedding.helpers import SMALL, embed, files, finished_shards, proteins, write_fasta
+from tests.embedding.s3 import Bucket, free_port, serving
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.usefixtures("small_shards")
+PROGRAM = f"""
+import sys
+from functools import partial
+from aminoglot import embed
+from aminoglot.embedding import task
+from aminoglot.jobs import ShardLimits
+task.ShardLimits = partial(ShardLimits, proteins={SMALL})
+asked = {{"model": "random:esm2-tiny", "precision": "fp32", "backend": "torch", "workers": 2}}
+if len(sys.argv) > 4:
+    asked["scratch"] = sys.argv[4]
+embed(sys.argv[1], sys.argv[2], ray=sys.argv[3], **asked)
+"""
+
+
+def program(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+    """A driver in a process of its own, for Ray takes a whole process."""
+    threads = {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *map(str, arguments)],
+        env={**os.environ, **threads, **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    said = process.communicate(timeout=240)[1]
+    assert process.returncode == 0, said
+    return said
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_fasta(tmp_path / "a.fasta", proteins(60))
+
+
+@pytest.fixture
+def expected(source: Path, tmp_path: Path) -> dict[str, bytes]:
+    (tmp_path / "alone").mkdir()
+    embed(source, tmp_path / "alone" / "x.h5")
+    return files(tmp_path / "alone")
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """A cluster that outlives its drivers."""
+    port, code = free_port(), "import ray._private.worker, ray.scripts.scripts as s; s.main()"
+    start = ["start", "--head", "--block", "--num-cpus=2", "--include-dashboard=false", "--node-ip-address=127.0.0.1"]
+    made = subprocess.Popen(
+        [sys.executable, "-c", code, *start, f"--port={port}", "--object-store-memory=100000000"],
+        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    time.sleep(1)
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        made.terminate()
+        try:
+            made.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(made.pid, signal.SIGKILL)
+            made.wait()
+
+
+@pytest.mark.slow
+def test_a_driver_is_killed_and_another_goes_on(
+    address: str, source: Path, out: Path, expected: dict[str, bytes]
+) -> None:
+    output = out / "x.h5"
+    process = program(source, output, address)
+    until = time.monotonic() + 120
+    while len(finished_shards(output)) < 4:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    kept = len(finished_shards(output))
+    said = ended(program(source, output, address))
+    assert f"going on: {kept} of 20 shards already done" in said or kept == 20
+    assert "2 workers on Ray, each with 1 core" in said
+    assert address not in said
+    assert files(out) == expected
+
+
+@pytest.mark.slow
+def test_a_cluster_of_our_own_and_an_object_store(source: Path, tmp_path: Path, expected: dict[str, bytes]) -> None:
+    """Workers with copies of their own, which share nothing but the store."""
+    port = free_port()
+    with serving(port):
+        bucket = Bucket(port)
+        ended(program(source, bucket.url("out/x.h5"), "local", tmp_path / "scratch", **bucket.environment))
+        names = [name for name in bucket.names() if not name.endswith("/")]
+        assert {name.removeprefix("out/"): bucket.read(name) for name in names} == expected
+    assert not [path for path in (tmp_path / "scratch").rglob("*") if path.is_file()]
+
+
+def machines(*cores_and_gpus: tuple[float, float]) -> list[dict[str, float]]:
+    return [{"CPU": cores, **({"GPU": gpus} if gpus else {})} for cores, gpus in cores_and_gpus]
+
+
+@pytest.mark.parametrize(
+    ("cluster", "asked", "each", "room"),
+    [
+        (machines((16, 0), (8, 0)), {}, Resources("cpu", 8), 3),
+        (machines((16, 0), (2, 0)), {}, Resources("cpu", 2), 9),
+        (machines((2, 0)), {"workers": 2}, Resources("cpu", 1), 2),
+        (machines((16, 0)), {"workers": 3}, Resources("cpu", 5), 3),
+        (machines((64, 8), (16, 0)), {}, Resources("cuda", 4, 1), 8),
+        (machines((64, 8), (4, 4)), {}, Resources("cuda", 1, 1), 12),
+        (machines((64, 8)), {"device": "cpu"}, Resources("cpu", 8), 8),
+        (machines((8, 0)), {"device": "cuda"}, Resources("cuda", 4, 1), 0),
+        (machines(), {}, Resources("cpu", 1), 0),
+    ],
+)
+def test_what_a_worker_takes(
+    cluster: list[dict[str, float]], asked: dict[str, Any], each: Resources, room: int
+) -> None:
+    assert _dealt(cluster, Options(ray="local", **asked)) == (each, room)
+
+
+def test_what_cannot_be() -> None:
+    with pytest.raises(InputError, match="with --ray the cluster places the workers"):
+        survey(Options(ray="local", device="cuda:1"))
+    with pytest.raises(InputError, match="name the address of a cluster, or local"):
+        Options(ray="")
