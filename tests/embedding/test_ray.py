@@ -122,6 +122,42 @@ def test_a_cluster_of_our_own_and_an_object_store(source: Path, tmp_path: Path, 
     assert not [path for path in (tmp_path / "scratch").rglob("*") if path.is_file()]
 
 
+LISTENING = """
+import os
+from pathlib import Path
+from aminoglot.jobs.ray_crew import connect
+
+ray = connect("local")
+asked = ray.remote(lambda: 1)
+ray.get(asked.remote())
+session = os.getsid(0)
+sockets = set()
+for process in Path("/proc").iterdir():
+    try:
+        if process.name.isdecimal() and int((process / "stat").read_text().rpartition(")")[2].split()[3]) == session:
+            sockets |= {os.readlink(file) for file in (process / "fd").iterdir()}
+    except OSError:
+        pass
+for name in ("tcp", "tcp6"):
+    for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+        local, state, inode = [line.split()[column] for column in (1, 3, 9)]
+        if state == "0A" and f"socket:[{inode}]" in sockets:
+            print(local.rpartition(":")[0])
+"""
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="asks Linux which ports are open")
+def test_no_port_of_our_own_cluster_is_open_to_others() -> None:
+    made = subprocess.run(
+        [sys.executable, "-c", LISTENING], capture_output=True, text=True, timeout=120, start_new_session=True
+    )
+    found = set(made.stdout.split())
+    assert found, made.stderr
+    assert found <= LOOPBACK
+
+
 def machines(*cores_and_gpus: tuple[float, float]) -> list[dict[str, float]]:
     return [{"CPU": cores, **({"GPU": gpus} if gpus else {})} for cores, gpus in cores_and_gpus]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -27,6 +28,8 @@ _OBJECTS = 100_000_000
 """Bytes that a cluster of our own sets aside for what its actors pass on, which is next to nothing."""
 _SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 """Nothing is reported to Ray's makers, and a warning about GPUs is answered; set them yourself to override."""
+_OF_OUR_OWN = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
+"""A cluster of one machine, on any system: its ports are the loopback's, and ask for a token that Ray makes (2.52 on)."""
 
 
 @dataclass(frozen=True)
@@ -78,16 +81,14 @@ class RayCrew:
     def __init__(
         self, address: str, folder: JobFolder, make: MakeTask, count: int, each: Resources, patience: float = PATIENCE
     ) -> None:
-        self._ray = ray()
+        self._ray: Any = None
         self._address, self._folder, self._make, self._each = address, folder, make, each
         self._patience = patience
         self._seats = [_Seat(number) for number in range(1, count + 1)]
         self._last_why = "none was started"
-        self._connected = False
 
     def __enter__(self) -> RayCrew:
-        connect(self._address)
-        self._connected = True
+        self._ray = connect(self._address)
         options: dict[str, Any] = {"num_cpus": self._each.cores, "num_gpus": self._each.gpus}
         self._actor = self._ray.remote(max_restarts=0, max_task_retries=0, **options)(_Actor)
         for seat in self._seats:
@@ -206,12 +207,13 @@ def connect(address: str) -> Any:
         JobError: when there is no such cluster.
         DependencyError: without ray.
     """
+    if "ray" not in sys.modules:  # it reads them when it is imported
+        for name, value in (_SETTINGS | (_OF_OUR_OWN if address == "local" else {})).items():
+            os.environ.setdefault(name, value)
     found = ray()
     if found.is_initialized():
         return found
     _answers(address)
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
     asked: dict[str, Any] = {"logging_level": "warning", "log_to_driver": False}
     try:
         if address == "local":
@@ -219,7 +221,6 @@ def connect(address: str) -> Any:
                 address="local",
                 include_dashboard=False,
                 object_store_memory=_OBJECTS,
-                _node_ip_address="127.0.0.1",  # its ports are this machine's own
                 **asked,
             )
         else:
