@@ -37,7 +37,7 @@ rounds=20 # so often at most a slice is queued again for its time limit
 
 submit() {
     local id
-    id=$(sbatch --parsable "$@")
+    id=$(sbatch --parsable "$@") || return # set -e does not reach into what is substituted
     echo "${id%%;*}" # of several clusters Slurm names the one as well
 }
 

@@ -33,6 +33,10 @@ class OutputError(AminoglotError):
     """A place that cannot be written, or a result file that cannot be read."""
 
 
+class DiskFullError(OutputError):
+    """There is no room to write."""
+
+
 class DependencyError(AminoglotError):
     """An optional package is needed and absent."""
 

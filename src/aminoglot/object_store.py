@@ -52,9 +52,9 @@ class ObjectStore:
     url: str
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]+(/.*)?", self.url):
-            hint = "; leave credentials to the environment" if "@" in self.url.split("/")[2] else ""
-            shown = re.sub(r"//[^/]*@", "//...@", self.url)
+        if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]+(/[^?]*)?", self.url):
+            hint = "; leave credentials to the environment" if re.search("[@?]", self.url) else ""
+            shown = re.sub(r"[?].*", "?...", re.sub(r"//[^/]*@", "//...@", self.url))
             raise InputError(f"{shown}: an object of a store is named s3://bucket/name{hint}")
 
     @property
@@ -69,6 +69,8 @@ class ObjectStore:
         asked: dict[str, Any] = {}
         if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
             parts = urlsplit(endpoint)
+            if parts.scheme not in ("http", "https") or not parts.netloc:
+                raise InputError("AWS_ENDPOINT_URL: write it with http:// or https:// before the host")
             asked = {"endpoint_override": parts.netloc, "scheme": parts.scheme}
         if region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
             asked["region"] = region

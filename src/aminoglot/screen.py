@@ -94,16 +94,18 @@ class _Lines:
 
     def __init__(self, screen: Screen, what: str, total: int, unit: str, start: int) -> None:
         self._screen, self._what, self._total, self._unit = screen, what, total, unit
-        self._made, self._start, self._started = start, start, time.monotonic()
-        self._last = self._started
+        self._made, self._last = start, time.monotonic()
+        self._first: tuple[float, int] | None = None
 
     def done(self, count: int, what: str | None = None) -> None:
         self._made += count
         self._what = what or self._what
         now = time.monotonic()
-        if now - self._last > _LINE_EVERY:
+        if self._first is None:  # loading and the like, until now, are no part of the rate
+            self._first = now, self._made
+        elif now - self._last > _LINE_EVERY and now > self._first[0]:
             self._last = now
-            rate = (self._made - self._start) / (now - self._started)
+            rate = (self._made - self._first[1]) / (now - self._first[0])
             left = (self._total - self._made) / max(rate, 1e-9)
             self._screen.say(
                 f"{self._what}: {self._made:,} of {self._total:,} {self._unit}, {_rate(rate)}/s, {duration(left)} left"

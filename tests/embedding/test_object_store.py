@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -247,6 +248,66 @@ def test_the_driver_is_killed(
         assert len(computed.shards) <= whole - 3
 
 
+@pytest.mark.parametrize("step", ["finish", "shard", "whole"])
+def test_one_that_stops_early_takes_nothing_away(
+    step: str, bucket: Bucket, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another machine's computing must outlast a Ctrl-C before this one has even seen the plan."""
+    out = bucket.url("out/x.h5")
+    embed(source, out, plan_only=True, scratch=tmp_path / "0")
+    embed([], out, shard="1/1", scratch=tmp_path / "1")
+    before = bucket.names()
+
+    def stopped(*_: Any) -> bool:
+        raise KeyboardInterrupt
+
+    asked: dict[str, Any] = {"finish": {"finish": True}, "shard": {"shard": "1/1"}, "whole": {}}[step]
+    monkeypatch.setattr(object_store.ObjectStore, "get", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        embed([] if asked else source, out, scratch=tmp_path / "2", **asked)
+    assert bucket.names() == before
+
+
+def test_a_step_that_is_repeated_and_one_of_a_new_plan(
+    bucket: Bucket, source: Path, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    out, scratch = bucket.url("out/x.h5"), tmp_path / "scratch"
+    embed(source, out, scratch=scratch)
+    for step in ({"shard": "1/2"}, {"finish": True}):
+        assert embed([], out, scratch=scratch, **step).complete
+        assert there(bucket) == expected
+    assert not [path for path in scratch.rglob("*") if path.is_file()]
+    others = write_fasta(tmp_path / "b.fasta", proteins(20, seed=1))
+    embed(others, out, scratch=scratch, plan_only=True, overwrite=True)
+    with pytest.raises(JobError, match="no slice was begun"):
+        embed([], out, scratch=tmp_path / "another", finish=True)
+    embed([], out, scratch=scratch, shard="1/1")
+    embed([], out, scratch=tmp_path / "another", finish=True)
+    embed(others, tmp_path / "b.h5")
+    assert bucket.read("out/x.h5") == (tmp_path / "b.h5").read_bytes()
+
+
+def test_a_dry_run(bucket: Bucket, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, scratch = bucket.url("out/x.h5"), tmp_path / "scratch"
+    embed(source, out, scratch=scratch, dry_run=True)
+    assert "exists" not in capsys.readouterr().err
+    embed(source, out, scratch=scratch, plan_only=True)
+    embed(source, out, scratch=scratch, dry_run=True)
+    assert "s3://bucket/out/x.h5.aminoglot/plan.json exists" in capsys.readouterr().err
+
+
+def test_what_killed_visits_left_is_cleared_away(bucket: Bucket, source: Path, tmp_path: Path) -> None:
+    out, scratch = bucket.url("out/x.h5"), tmp_path / "scratch"
+    embed(source, out, plan_only=True, scratch=scratch)
+    for name, age in (("visit-old", 100.0), ("visit-young", 0.0)):
+        (scratch / name).mkdir()
+        (scratch / name / "large").touch()
+        os.utime(scratch / name, (time.time() - age,) * 2)
+    embed([], out, shard="1/1", scratch=scratch)
+    assert not (scratch / "visit-old").exists()
+    assert (scratch / "visit-young").exists(), "it may have begun just now"
+
+
 def test_what_cannot_be(bucket: Bucket, source: Path, tmp_path: Path) -> None:
     for url, error, said in (
         ("s3://key:secret@bucket/x.h5", InputError, "s3://...@bucket/x.h5: .* leave credentials to the environment"),
@@ -257,6 +318,8 @@ def test_what_cannot_be(bucket: Bucket, source: Path, tmp_path: Path) -> None:
         with pytest.raises(error, match=said) as caught:
             embed(source, url, scratch=tmp_path / "scratch")
         assert "secret" not in str(caught.value)
+    with pytest.raises(InputError, match="reuse: an older output is read from this machine's disk"):
+        embed(source, tmp_path / "x.h5", reuse="s3://bucket/old.h5")
     with pytest.raises(InputError, match="there is no such object"):
         embed(bucket.url("nothing.fasta"), tmp_path / "x.h5")
     with pytest.raises(InputError, match="no sequence file there"):

@@ -59,7 +59,7 @@ def test_slices(source: Path, tmp_path: Path) -> None:
     for step in ({"finish": True}, {"shard": "1/3"}, {"finish": True, "device": "cpu"}):
         assert embed([], out, **step).complete, "a step that is repeated finds the output"
         assert files(out.parent) == (expected := expected or alone(source, tmp_path))
-    with pytest.raises(JobError, match="there is no plan"):
+    with pytest.raises(JobError, match="exists and is the result of something else:\n  layers"):
         embed([], out, finish=True, layer=0)
 
 
@@ -87,7 +87,7 @@ def test_slices_of_another_job_are_refused(source: Path, tmp_path: Path) -> None
 
 
 def test_one_step_at_a_time() -> None:
-    with pytest.raises(InputError, match="plan_only and finish: one step at a time"):
+    with pytest.raises(InputError, match="--plan-only and --finish: one step at a time"):
         Options(plan_only=True, finish=True)
     with pytest.raises(InputError, match="there must be one at least"):
         Options(workers=0)

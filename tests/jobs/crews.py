@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aminoglot.errors import JobError, OutputError
+from aminoglot.errors import DiskFullError, JobError
 from aminoglot.jobs import ShardLimits, ShardResult, Task
 from aminoglot.jobs.task import Done
 from tests.jobs.helpers import CountingTask
@@ -52,7 +52,7 @@ class Troubled(CountingTask):
         full = Path(self.asked["marks"]) / "full"
         if self.asked.get("full") == self.device:
             full.touch()
-            raise OutputError("the disk is full")
+            raise DiskFullError("the disk is full")
         until = time.monotonic() + 60
         while self.asked.get("awaited") and not full.exists() and time.monotonic() < until:
             time.sleep(0.05)
@@ -74,4 +74,5 @@ def make(provenance: Mapping[str, Any], device: str) -> tuple[Task, str]:
         raise JobError("another version here")
     if loading == "killed" and (provenance.get("always") or once(Path(provenance["marks"]) / "loading")):
         os.kill(os.getpid(), signal.SIGKILL)
-    return Troubled(provenance, device), f"a processor called {device}"
+    named = f" in process {os.getpid()}" if provenance.get("named") else ""
+    return Troubled(provenance, device), f"a processor called {device}{named}"

@@ -126,7 +126,7 @@ def test_a_machine_is_lost(cluster: Any, two_nodes: list[Any], tmp_path: Path) -
 def test_a_machine_that_joins_late(cluster: Any, tmp_path: Path) -> None:
     """One of two workers has no room until a second machine comes."""
     nodes = [cluster.add_node(num_cpus=1)]
-    job = planned(tmp_path, takes=0.4)
+    job = planned(tmp_path, takes=0.4, named=True)
 
     def done(_: int) -> None:
         if len(nodes) == 1:
@@ -136,6 +136,8 @@ def test_a_machine_that_joins_late(cluster: Any, tmp_path: Path) -> None:
         driven(job, done=done)
         whole(job)
         same_as_one_process(job, tmp_path)
+        at_work = {entry.device for entry in Manifest(job.folder.manifest).entries.values()}
+        assert len(at_work) == 2, "the second machine computed nothing"
     finally:
         for node in nodes:
             cluster.remove_node(node)

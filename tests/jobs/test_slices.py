@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from aminoglot import InputError, JobError
-from aminoglot.jobs import Manifest, Plan, audit, run
+from aminoglot.jobs import JobFolder, Manifest, Plan, audit, run
+from aminoglot.jobs.manifest import Entry
 from aminoglot.jobs.slices import Slice, lost
 from tests.jobs.helpers import CountingTask, plan
 from tests.jobs.test_processes import LIMITS, SEQUENCES
@@ -96,3 +97,29 @@ def test_one_process_a_slice(job: Plan, monkeypatch: pytest.MonkeyPatch) -> None
 def test_no_slice(text: str) -> None:
     with pytest.raises(InputError, match="write 1/16"):
         Slice.parse(text)
+
+
+def test_what_was_mended_elsewhere_is_whole(job: Plan) -> None:
+    """Of two files' lines for a shard the one without failures holds, whichever file is read last."""
+    computed(job, "1/2")
+    own, other = job.folder.manifest, Slice(2, 2).manifest(job.folder).path
+    for shard in Slice(2, 2).shards(job):
+        Manifest(own).add(Entry(shard, "", 0, {0: "it failed wherever it was tried"}))
+    computed(job, "2/2")
+    assert audit(job, every(job)).failed == 0
+    own.write_bytes(other.read_bytes())
+    for shard in Slice(2, 2).shards(job):
+        Manifest(other).add(Entry(shard, "", 0, {0: "it failed"}))
+    assert audit(job, every(job)).failed == 0
+    assert computed(job, "2/2").given == []
+
+
+def test_giving_up_other_manifests_never_leaves_none(job: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in ("1/2", "2/2"):
+        computed(job, text)
+    kept: list[bytes] = []
+    monkeypatch.setattr(JobFolder, "keep", lambda _, path: kept.append(path.read_bytes()))
+    monkeypatch.setattr(JobFolder, "drop", lambda *_: kept.append(b"dropped"))
+    every(job).drop([1])
+    assert kept[0].count(b"\n") == job.shards - 1
+    assert kept[1:] == [b"dropped", b"dropped"]

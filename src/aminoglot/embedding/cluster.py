@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +11,7 @@ from aminoglot.embedding.options import Options
 from aminoglot.engine import choose
 from aminoglot.engine.hardware import MOST_LANES, Hardware
 from aminoglot.errors import AminoglotError, InputError, JobError, plural
-from aminoglot.jobs.ray_crew import Resources, connect
+from aminoglot.jobs.ray_crew import Resources, cleaned, connect, leave
 
 _CORES_BESIDE_A_GPU = 4
 _PATIENCE = 900.0
@@ -37,6 +39,15 @@ class Cluster:
         return f"{plural(self.count, 'worker')} on Ray, each with {takes}"
 
 
+@contextmanager
+def on_ray() -> Iterator[None]:
+    """What is begun of Ray inside ends with it."""
+    try:
+        yield
+    finally:
+        leave()
+
+
 def survey(options: Options) -> Cluster:
     """Connect, and let one worker say what it would compute on: this machine may have no such processor.
 
@@ -51,7 +62,8 @@ def survey(options: Options) -> Cluster:
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     each, room = _dealt(machines, options)
     if options.workers in (None, "auto") and not room:
-        raise InputError("the cluster has no machine with cores now; say how many workers you want with --workers")
+        what = "a GPU" if each.gpus else "cores"
+        raise InputError(f"the cluster has no machine with {what} now; say how many workers you want with --workers")
     count = options.workers if isinstance(options.workers, int) else room
     if options.ray == "local" and count > room:
         raise InputError(f"--workers {count}: this machine has room for {room}")
@@ -66,7 +78,7 @@ def _dealt(machines: list[dict[str, float]], options: Options) -> tuple[Resource
         return Resources("cuda", max(1, cores), 1), int(sum(machine["GPU"] for machine in with_gpus))
     smallest = min((int(machine["CPU"]) for machine in machines), default=1)
     cores = max(1, min(MOST_LANES, smallest))
-    if isinstance(options.workers, int):  # more workers than that: fewer cores for each
+    if options.ray == "local" and isinstance(options.workers, int):  # it will not grow: fewer cores for each
         while cores > 1 and _room(machines, cores) < options.workers:
             cores -= 1
     return Resources("cpu", cores), _room(machines, cores)
@@ -92,9 +104,9 @@ def _asked(ray: Any, options: Options, each: Resources) -> Hardware:
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, AminoglotError):
             raise error.cause from None
-        raise JobError(f"a worker of the cluster could not begin: {error.cause}") from error
+        raise JobError(f"a worker of the cluster could not begin: {cleaned(error.cause)}") from error
     except ray.exceptions.RayError as error:
-        raise JobError(f"a worker of the cluster could not begin: {error}") from error
+        raise JobError(f"a worker of the cluster could not begin: {cleaned(error)}") from error
     return hardware
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,9 +14,9 @@ from aminoglot.embedding.options import Options
 from aminoglot.embedding.places import places
 from aminoglot.embedding.report import Report
 from aminoglot.embedding.reuse import Reuse
-from aminoglot.embedding.setup import OF_THE_PROCESSOR, different_from, make, provenance_of, task_of
+from aminoglot.embedding.setup import OF_THE_PROCESSOR, different_from, make, processor, provenance_of, task_of
 from aminoglot.embedding.task import EmbeddingTask
-from aminoglot.errors import JobError, listing, plural
+from aminoglot.errors import AminoglotError, JobError, listing, plural
 from aminoglot.jobs import JobFolder, Manifest, Plan, read_plan, run
 from aminoglot.jobs.crew import Crew
 from aminoglot.jobs.drive import drive
@@ -61,16 +62,18 @@ def compute(
     try:
         with report.progress("embedding", residues, "residues") as done:
             if workers is None:
-                run(plan, manifest, task, done, todo)
+                run(plan, manifest, task, done, todo, processor(task.model.hardware.device))
             else:
                 drive(plan, manifest, workers, done, report.note, todo)
-    except KeyboardInterrupt:
-        kept = len(asked) - len(left(plan, manifest, asked))
-        whole = f"{kept:,} of {plural(len(asked), 'shard')} done and kept" if kept else "no shard was whole yet"
-        report.say(f"{whole} in {plan.folder.path}")
-        raise
-    finally:
         manifest.keep()
+    except BaseException as error:
+        with suppress(AminoglotError):  # what stopped the job is what is said
+            manifest.keep()
+            if isinstance(error, KeyboardInterrupt):
+                kept = len(asked) - len(left(plan, manifest, asked))
+                whole = f"{kept:,} of {plural(len(asked), 'shard')} done and kept" if kept else "no shard was whole yet"
+                report.say(f"{whole} in {plan.folder.path}")
+        raise
     return residues, time.monotonic() - started
 
 
@@ -107,9 +110,10 @@ def compute_slice(folder: JobFolder, options: Options, report: Report) -> None:
     """
     assert options.shard is not None
     part = Slice.parse(options.shard)
+    planned(folder)
     cluster = survey(options) if options.ray is not None else None
     task = task_of(options, report.note, options.by_workers, cluster.hardware if cluster else None)
-    with folder.visited() as folder, part.locked(planned(folder)):
+    with part.locked(folder):
         plan = read_plan(folder, whole=False)
         as_planned(plan, task, options)
         manifest = part.manifest(folder)

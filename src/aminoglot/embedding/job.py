@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +14,13 @@ import numpy as np
 
 from aminoglot.checkpoints import named
 from aminoglot.embedding import report as reporting
-from aminoglot.embedding.cluster import Cluster, survey
+from aminoglot.embedding.cluster import Cluster, on_ray, survey
 from aminoglot.embedding.computing import as_planned, compute, compute_slice, planned
 from aminoglot.embedding.estimate import estimate
 from aminoglot.embedding.export import export, outputs, table_path
 from aminoglot.embedding.formats import check_names, check_suffix, is_ours, reader
 from aminoglot.embedding.options import Options
+from aminoglot.embedding.places import places
 from aminoglot.embedding.report import Report
 from aminoglot.embedding.reuse import Reuse
 from aminoglot.embedding.setup import OF_THE_PROCESSOR, different_from, provenance_of, task_of
@@ -27,6 +28,7 @@ from aminoglot.embedding.store import verify
 from aminoglot.embedding.task import EmbeddingTask
 from aminoglot.errors import AminoglotError, InputError, JobError, OutputError, listing, plural
 from aminoglot.jobs import Audit, JobFolder, Manifest, Plan, Policy, Status, audit, make_plan, read_plan
+from aminoglot.jobs.drive import WITHIN_THE_PRECISION
 from aminoglot.jobs.run import left
 from aminoglot.jobs.slices import lost
 from aminoglot.jobs.storage import READ_ONLY
@@ -70,6 +72,9 @@ def embed(inputs: Sequence[str | Path], output: str | Path, options: Options, re
     folder = _folder(output, options)
     report.worded = folder.said
     try:
+        if options.ray is not None:
+            with on_ray():
+                return _embed(inputs, folder, options, report)
         return _embed(inputs, folder, options, report)
     except AminoglotError as error:
         if (said := folder.said(str(error))) == str(error):
@@ -78,8 +83,13 @@ def embed(inputs: Sequence[str | Path], output: str | Path, options: Options, re
 
 
 def _folder(output: str | Path, options: Options) -> JobFolder:
+    if Path(output).name in ("", ".."):
+        raise OutputError(f"{str(output)!r} names no file to write")
+    if "://" in str(output) and not is_stored(output):
+        raise InputError(f"{output}: of stores only s3://... is known")
     if is_stored(output):
-        return StoredFolder(str(output), Path(options.scratch or SCRATCH))
+        scratch = Path(options.scratch or SCRATCH)
+        return StoredFolder(str(output), scratch if str(scratch).startswith("~") else scratch.absolute())
     if options.scratch is not None:
         raise InputError("scratch: files lie beside the output, unless that is an object (s3://...)")
     return JobFolder(Path(output).expanduser())
@@ -89,19 +99,21 @@ def _embed(inputs: Sequence[str | Path], folder: JobFolder, options: Options, re
     output = folder.output
     check_suffix(output)
     options = replace(options, model=named(options.model, report.note))
-    if output.name in ("", ".."):
-        raise OutputError(f"{str(output)!r} names no file to write")
     if len(os.fsencode(output.name)) > _LONGEST_NAME:
         raise OutputError(f"{output}: the name is too long for those that will lie beside it; take a shorter one")
     if not output.parent.is_dir() and not isinstance(folder, StoredFolder):
         raise OutputError(f"{output}: there is no folder {output.parent}")
+    if inputs and (options.shard is not None or options.finish):
+        report.note("the input is not read in this step: what was planned is taken")
     if options.shard is not None:
-        return _Job(inputs, output, options, report, folder).slice()
+        with folder.visited() as here:
+            return _Job(inputs, here.output, options, report, here).slice()
     if options.finish:
         return _Job(inputs, output, options, report, folder).finish()
     if options.dry_run:
         with tempfile.TemporaryDirectory() as temporary:
-            return _Job(inputs, output, options, report, JobFolder(Path(temporary) / output.name)).run()
+            trial = JobFolder(Path(temporary) / output.name)
+            return _Job(inputs, output, options, report, trial).run(folder.existing)
     return _Job(inputs, output, options, report, folder).run()
 
 
@@ -115,7 +127,8 @@ class _Job:
         self.folders = [folder, *others]
         self.cluster: Cluster | None = None
 
-    def run(self) -> Outcome:
+    def run(self, existing: Callable[[Sequence[Path]], list[Path]] = lambda _: []) -> Outcome:
+        """Everything; of a dry run, which has another folder, ``existing`` says what is there already."""
         with ExitStack() as locks:
             read_only = self._lock(locks)
             ours = [*self.files, *(folder.path for folder in self.folders)]
@@ -127,11 +140,8 @@ class _Job:
             if self.options.dry_run:
                 plan = self._plan(found, notes, task, provenance_of(task, self.options, "", ""))
                 self._check(plan, task, list(range(plan.shards)))
-                for path in (*self.files[:-1], JobFolder(self.output).plan):
-                    if path.exists():
-                        self.report.note(
-                            f"{path} exists: a run goes on or verifies it, or refuses if it is another job"
-                        )
+                for path in existing(self.files[:-1]):
+                    self.report.note(f"{path} exists: a run goes on or verifies it, or refuses if it is another job")
                 self.report.say("dry run: nothing was computed or written")
                 self.folder.clear()
                 return Outcome((), None, complete=True)
@@ -162,7 +172,10 @@ class _Job:
     def _task(self, lazily: bool) -> EmbeddingTask:
         if self.options.ray is not None:
             self.cluster = survey(self.options)
-        return task_of(self.options, self.report.note, lazily, self.cluster.hardware if self.cluster else None)
+        task = task_of(self.options, self.report.note, lazily, self.cluster.hardware if self.cluster else None)
+        if self.options.workers is not None and self.cluster is None:
+            places(self.options.workers, self.options.device, task.model)  # refuses before anything is planned
+        return task
 
     def _lock(self, locks: ExitStack) -> OutputError | None:
         """Hold the folders of all outputs: another run may be named after one of two that this one writes.
@@ -173,6 +186,7 @@ class _Job:
         try:
             for folder in self.folders:
                 locks.enter_context(folder.locked())
+            locks.callback(self.folder.forget, self.files)
         except OutputError as error:
             said = error.__cause__
             if isinstance(said, OSError) and said.errno in READ_ONLY and any(path.exists() for path in self.files):
@@ -214,7 +228,6 @@ class _Job:
         if failed:
             raise JobError(f"{files[0]}: {plural(failed, 'protein')} failed in it; run with --overwrite to try again")
         self.report.say(f"{self.output} is complete already: {plural(counts[0], 'protein')}, verified")
-        self.folder.forget(files)
         return self._made(files, None, complete=not bad)
 
     def _resumed(self, provenance: Mapping[str, Any]) -> Plan | None:
@@ -284,12 +297,14 @@ class _Job:
             files = export(plan, account, self.output, task.request, task.dtype, task.model.config.hidden, done)
         if account.failed:
             self.report.failures(plan, account)
+        kinds = sorted({entry.device for entry in manifest.entries.values() if entry.device})
+        if len(kinds) > 1:
+            self.report.note(f"computed on {' and '.join(kinds)}: {WITHIN_THE_PRECISION}")
         reused = task.reuse.residues if task.reuse else 0
         if reused:
             self.report.say(f"{plural(reused, 'residue')} taken from {self.options.reuse}")
         self.folder.deliver(files)
         self.report.summary(account, files, residues - reused, seconds)
-        self.folder.forget(files)
         if not account.failed:
             self.folder.remove()
         return self._made(files, account, complete=not account.failed and not plan.counts["bad"])
@@ -335,7 +350,9 @@ class _Job:
             held = store.provenance
         now = provenance_of(task, self.options, task.model.digest, "")
         taken = {key: held.get(key) for key in ("input_sha256", *OF_THE_PROCESSOR)}
-        return None if different_from(held, now | taken) else self._verified(self.files)
+        if different := different_from(held, now | taken):
+            raise JobError(f"{self.files[0]} exists and is the result of something else:\n{listing(different)}")
+        return self._verified(self.files)
 
 
 def _as_before(different: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aminoglot.errors import InputError
+from aminoglot.object_store import is_stored
 from aminoglot.settings import (
     BackendChoice,
     BadRecords,
@@ -89,8 +90,11 @@ class Options:
         known("duplicates", self.duplicates, Duplicates)
         if isinstance(self.workers, int) and self.workers < 1:
             raise InputError(f"workers {self.workers}: there must be one at least")
+        if self.reuse is not None and is_stored(self.reuse):
+            raise InputError("reuse: an older output is read from this machine's disk; fetch it first")
         if self.ray == "":
             raise InputError("ray: name the address of a cluster, or local")
         steps = {"plan_only": self.plan_only, "shard": self.shard, "finish": self.finish, "dry_run": self.dry_run}
         if len(named := [name for name, asked in steps.items() if asked]) > 1:
-            raise InputError(f"{' and '.join(named)}: one step at a time")
+            flags = " and ".join(f"--{name.replace('_', '-')}" for name in named)
+            raise InputError(f"{flags}: one step at a time")

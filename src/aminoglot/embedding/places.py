@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def places(workers: Workers, device: str, model: Model) -> list[Place]:
     """
     hardware = model.hardware
     if hardware.kind == "cuda":
-        return _gpus(workers, device)
+        return _with_memory(_gpus(workers, device), model)
     if hardware.kind != "cpu":
         return [Place(hardware.kind)] if workers in ("auto", 1) else _refuse(f"device {hardware.kind} is one device")
     return _cores(workers, model)
@@ -48,15 +49,20 @@ def _cores(workers: Workers, model: Model) -> list[Place]:
     wanted = max(1, len(cores) // MOST_LANES) if workers == "auto" else workers
     if wanted > len(cores):
         return _refuse(f"--workers {wanted}: there are {len(cores)} cores")
+    ends = [len(cores) * number // wanted for number in range(wanted + 1)]
+    return _with_memory([Place("cpu", tuple(cores[start:stop])) for start, stop in pairwise(ends)], model)
+
+
+def _with_memory(found: list[Place], model: Model) -> list[Place]:
+    """These places, if this machine's memory suffices; what goes to a GPU goes through it."""
     need, there = memory_of(model), available_memory()
-    if there is not None and wanted * need > there:
+    if there is not None and len(found) * need > there:
         enough = int(there // need)
         return _refuse(
-            f"--workers {wanted}: {model.name} takes about {need / 1e9:.1f} GB a worker, and {there / 1e9:.1f} GB are "
-            f"free; {f'--workers {enough} would do' if enough else 'take a smaller model'}"
+            f"--workers {len(found)}: {model.name} takes about {need / 1e9:.1f} GB a worker, and {there / 1e9:.1f} GB "
+            f"are free; {f'--workers {enough} would do' if enough else 'take a smaller model'}"
         )
-    ends = [len(cores) * number // wanted for number in range(wanted + 1)]
-    return [Place("cpu", tuple(cores[start:stop])) for start, stop in pairwise(ends)]
+    return found
 
 
 def memory_of(model: Model) -> float:
@@ -65,12 +71,18 @@ def memory_of(model: Model) -> float:
 
 
 def available_memory() -> float | None:
-    """Bytes of memory that can still be had, where the system tells."""
-    try:
+    """Bytes of memory that can still be had, of this machine or of what a container or a Slurm job has of it."""
+    found = []
+    with suppress(OSError, StopIteration, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError, IndexError):
-        return None
+        found.append(next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")))
+    with suppress(OSError, StopIteration, ValueError, IndexError):
+        own = next(
+            line for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines() if line[:3] == "0::"
+        )
+        group = Path("/sys/fs/cgroup") / own[3:].lstrip("/")
+        found.append(float((group / "memory.max").read_text()) - float((group / "memory.current").read_text()))
+    return min(found, default=None)
 
 
 def _refuse(why: str) -> list[Place]:

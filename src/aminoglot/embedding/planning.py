@@ -35,6 +35,9 @@ _LONG = {
     "skip": "left out (--long skip)",
     "error": "where `embed` will stop; not planned for (choose another --long)",
 }
+BYTES_TO_PLAN = 240
+"""Memory that planning a job takes a protein, as benchmarks/planning.py sees it."""
+_MUCH = 16_000_000_000
 _VECTORS = {"protein": "one vector a protein", "residue": "one vector a residue", "both": "of proteins and of residues"}
 _BACKENDS = {"openvino": "OpenVINO", "torch": "torch"}
 _SOURCES = {"measured": "measured here", "given": "by the rate given", "assumed": "assumed"}
@@ -166,6 +169,8 @@ def planned(inputs: Sequence[str | Path], options: PlanOptions, screen: Screen) 
         AminoglotError: with a sentence that says what to do.
     """
     if bool(inputs) == (options.lengths is not None):
+        if inputs:
+            raise InputError("name proteins or a table of lengths (--lengths), not both")
         raise InputError("name proteins (files, a folder, or - for standard input), or else a table with --lengths")
     if options.write_lengths is not None:
         check_free(options.write_lengths)
@@ -222,7 +227,10 @@ def lines(estimate: Estimate, task: EmbeddingTask, options: PlanOptions) -> list
         ("shards", f"about {estimate.shards:,}"),
         ("rate of a worker", _rate(estimate)),
     ]
-    rows += [(plural(count, "worker"), _hours(estimate, count)) for count in dict.fromkeys((1, options.workers or 1))]
+    measured = estimate.rate is not None and estimate.rate.source == "measured"
+    each = ", a machine like this one" if measured and hardware.kind == "cpu" else ""
+    counts = dict.fromkeys((1, options.workers or 1))
+    rows += [(f"{plural(count, 'worker')}", f"{_hours(estimate, count)}{each}") for count in counts]
     if (deadline := options.deadline) is not None:
         rows.append((f"done in {deadline:,g} {'hour' if deadline == 1 else 'hours'}", _workers(estimate, deadline)))
     return rows
@@ -234,6 +242,11 @@ def remarks(estimate: Estimate) -> list[str]:
         "Equal sequences, which `embed` computes once, are not looked for: these figures are an upper bound. "
         "The hours are those of computing, without reading and writing files."
     ]
+    if (memory := estimate.proteins * BYTES_TO_PLAN) > _MUCH:
+        said.append(
+            f"`embed` plans a job in memory, and this one would take about {size(memory)}: cut the input into "
+            f"{math.ceil(memory / _MUCH):,} files or more, and make each a job."
+        )
     if estimate.rate is not None and estimate.rate.source == "assumed":
         said.append(
             "The rate is an assumption, and small models reach less. For a measured one run this on such a machine "

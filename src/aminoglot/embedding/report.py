@@ -91,7 +91,8 @@ def check_room(output: Path, need: int, shards: int) -> None:
     Raises:
         OutputError: saying what is needed and what is free.
     """
-    free = shutil.disk_usage(output.parent).free
+    there = next(place for place in (output.absolute(), *output.absolute().parents) if place.is_dir())
+    free = shutil.disk_usage(there).free
     if need + shards > free:
         raise OutputError(
             f"{output}: the job needs about {size(need)} for its output and {size(shards)} on the way, and the disk "

@@ -82,8 +82,11 @@ def provenance_of(task: EmbeddingTask, options: Options, model_digest: str, dige
 
 
 def different_from(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What sets two jobs apart; not the name of the model, which its digest stands for."""
-    return changes(before, now, now.keys() - {"model"})
+    """What sets two jobs apart; not the name of the model, which its digest stands for, but where it tells more."""
+    keys = now.keys() - {"model"}
+    if before.get("model_digest") != now["model_digest"] and before.get("model") != now["model"]:
+        keys = (keys | {"model"}) - {"hidden", "token_budget", "token_dropout"}
+    return changes(before, now, keys)
 
 
 def make(options: Options, provenance: Mapping[str, Any], device: str) -> tuple[Task, str]:

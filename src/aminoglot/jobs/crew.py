@@ -59,13 +59,15 @@ class Left:
     """A worker is gone.
 
     Attributes:
-        why: in words.
-        counts: whether its shard may be to blame; a full disk or a machine that was taken away is no shard's fault.
+        why: in words, without addresses.
+        blames: whether its shard may be to blame; a full disk or a machine that was taken away is no shard's fault.
+        again: whether another may do better in its place; on a full disk none would.
     """
 
     worker: str
     why: str
-    counts: bool = True
+    blames: bool = True
+    again: bool = True
 
 
 Event = Joined | Computed | Finished | Failed | Left

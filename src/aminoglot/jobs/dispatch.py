@@ -4,12 +4,14 @@ aside. It decides; it starts nothing and waits for nothing.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Hashable, Iterable
 from typing import Generic, TypeVar
 
 TRIES = 3
 """How often a shard is tried before it is set aside."""
+LOSSES = 10
+"""How often its worker may be lost through no fault of the shard, as it seems, until that counts as a try after all."""
 
 Worker = TypeVar("Worker", bound=Hashable)
 
@@ -31,6 +33,7 @@ class Dispatch(Generic[Worker]):
         self._again: list[int] = []
         self._at: dict[Worker, int | None] = {}
         self._failed_on: dict[int, list[Worker]] = {}
+        self._lost: Counter[int] = Counter()
         self.aside: dict[int, str] = {}
 
     @property
@@ -90,8 +93,11 @@ class Dispatch(Generic[Worker]):
         if shard is None:
             return None
         if why is None:
-            self._waiting.appendleft(shard)
-            return None
+            self._lost[shard] += 1
+            if self._lost[shard] % LOSSES:
+                self._waiting.appendleft(shard)
+                return None
+            why = f"its worker was lost {self._lost[shard]} times"
         return self._tried(worker, shard, why)
 
     def _tried(self, worker: Worker, shard: int, why: str) -> int | None:

@@ -15,6 +15,7 @@ from aminoglot.jobs.plan import Plan
 from aminoglot.jobs.run import left
 from aminoglot.jobs.task import Done
 
+WITHIN_THE_PRECISION = "results agree within the precision, not to the byte"
 _SLOW = 0.5
 """A worker that computes fewer residues a second than this share of the median is named."""
 
@@ -92,7 +93,7 @@ class _Driver:
             if event.device not in self._devices.values() and self._devices:
                 self.note(
                     f"{worker} computes on {event.device}, others on {', '.join(sorted(set(self._devices.values())))}: "
-                    "results agree within the precision, not to the byte; the job's manifest says which shard is whose"
+                    f"{WITHIN_THE_PRECISION}; the job's manifest says which shard is whose"
                 )
             self._devices[worker] = event.device
             self.dispatch.joined(worker)
@@ -115,7 +116,7 @@ class _Driver:
             aside = self.dispatch.failed(worker, event.why)
             self.note(f"{worker}: {event.why}")
         else:
-            aside = self.dispatch.left(worker, event.why if event.counts else None)
+            aside = self.dispatch.left(worker, event.why if event.blames else None)
             self.note(f"{worker} is gone: {event.why}")
         if aside is not None:
             count = int(self.plan.starts[aside + 1] - self.plan.starts[aside])

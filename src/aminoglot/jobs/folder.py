@@ -83,6 +83,10 @@ class JobFolder:
     def forget(self, files: Sequence[Path]) -> None:
         """What was collected or delivered is needed no more."""
 
+    def existing(self, files: Sequence[Path]) -> list[Path]:
+        """Which files of the job's output are there already, and the plan, if there is one."""
+        return [path for path in (*files, self.plan) if path.exists()]
+
     def said(self, text: str) -> str:
         """A text for the user, with the names that the user gave."""
         return text
@@ -128,7 +132,7 @@ class JobFolder:
             yield
         finally:
             if not self.planned:  # nothing in it is worth keeping
-                self.remove()
+                self._discard()
             lock.release()
 
     def _refuse_slices(self) -> None:
@@ -143,6 +147,10 @@ class JobFolder:
 
         A process that opened the lock meanwhile notices, and starts afresh.
         """
+        self._discard()
+
+    def _discard(self) -> None:
+        """Take away what lies on this machine."""
         with suppress(OSError):
             self.plan.unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)

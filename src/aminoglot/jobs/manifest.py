@@ -15,6 +15,9 @@ from aminoglot.jobs.storage import explained, write_whole
 KEEP_EVERY = 5.0
 """Seconds between two copies of a manifest to an object store: what a lost machine noted since is computed again."""
 
+_SYNC_EVERY = 0.5
+"""Seconds between two waits for the disk, of some milliseconds: what a crash of the machine takes is computed again."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -41,7 +44,7 @@ class Entry:
 
 
 class Manifest:
-    """The job's record of finished shards. The last line for a shard holds.
+    """The job's record of finished shards. Its last line for a shard holds; of several files' one without failures.
 
     Args:
         path: where it is written.
@@ -51,23 +54,32 @@ class Manifest:
 
     def __init__(self, path: Path, others: Iterable[Path] = (), folder: JobFolder | None = None) -> None:
         self.path = path
-        self._folder, self._kept = folder, time.monotonic()
+        self._folder, self._kept, self._synced = folder, time.monotonic(), 0.0
         self._others = [other for other in others if other != path]
         self.entries: dict[int, Entry] = {}
         for other in self._others:  # a torn line may be one that is being written
-            self.entries |= {entry.shard: entry for entry in _entries(other) if entry is not None}
+            self._learn({entry.shard: entry for entry in _entries(other) if entry is not None})
         found = _entries(path)
         own = {entry.shard: entry for entry in found if entry is not None}
-        self.entries |= own
+        self._learn(own)
         if None in found:
             self._rewrite(own)  # without the lines that say nothing
 
+    def _learn(self, found: Mapping[int, Entry]) -> None:
+        """Which file is newer nobody knows; but what failed was computed again, what did not was not."""
+        for shard, entry in found.items():
+            known = self.entries.get(shard)
+            if known is None or known.failed or not entry.failed:
+                self.entries[shard] = entry
+
     def add(self, entry: Entry) -> None:
-        """Note a shard as done, durably."""
+        """Note a shard as done."""
         with explained(self.path), self.path.open("ab") as file:
             file.write(json.dumps(asdict(entry)).encode() + b"\n")
             file.flush()
-            os.fsync(file.fileno())
+            if time.monotonic() - self._synced > _SYNC_EVERY:
+                os.fsync(file.fileno())
+                self._synced = time.monotonic()
         self.entries[entry.shard] = entry
         if time.monotonic() - self._kept > KEEP_EVERY:
             self.keep()
@@ -87,14 +99,18 @@ class Manifest:
         """Forget shards: they will be computed again. All others are noted here, and other manifests are given up."""
         for shard in shards:
             self.entries.pop(shard, None)
-        self._rewrite(self.entries)
+        self.rewrite()
+        self.keep()
         for other in self._others:
             if self._folder is not None:
                 self._folder.drop(other)
             else:
                 other.unlink(missing_ok=True)
         self._others = []
-        self.keep()
+
+    def rewrite(self) -> None:
+        """Write all that is known, of other files too, to this one."""
+        self._rewrite(self.entries)
 
     def _rewrite(self, entries: Mapping[int, Entry]) -> None:
         kept = b"".join(json.dumps(asdict(entry)).encode() + b"\n" for entry in entries.values())

@@ -14,7 +14,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from aminoglot.errors import JobError, OutputError, plural
+from aminoglot.errors import DiskFullError, JobError, OutputError, plural
 from aminoglot.jobs.crew import Computed, Event, Failed, Finished, Joined, Left, MakeTask
 from aminoglot.jobs.folder import JobFolder
 from aminoglot.jobs.worker import ShardWorker, said
@@ -159,7 +159,7 @@ class Processes:
         seat.connection = seat.process = None
         seat.worker, self._last_why = "", event.why
         seat.idle_starts += 1
-        if event.counts and seat.idle_starts < STARTS:
+        if event.again and seat.idle_starts < STARTS:
             self._start(seat)
         return event
 
@@ -170,7 +170,7 @@ def _ended(seat: _Seat) -> str:
     seat.process.join(_END_WITHIN)
     code = seat.process.exitcode
     if code is not None and code < 0:
-        name = signal.Signals(-code).name
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         return f"its process was ended by {name}" + (", as the system does when memory is short" if code == -9 else "")
     return f"its process ended with code {code}"
 
@@ -199,7 +199,7 @@ def _work(teller: _Teller, worker: str, given: queue.SimpleQueue[int], begin: Ca
         try:
             entry = shards.compute(shard, teller.done)
         except OutputError as error:
-            teller.tell(Left(worker, str(error), counts=False))
+            teller.tell(Left(worker, str(error), blames=False, again=not isinstance(error, DiskFullError)))
             return
         except Exception as error:
             teller.tell(Failed(worker, said(error)))

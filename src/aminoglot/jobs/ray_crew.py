@@ -6,15 +6,18 @@ Ray's own retries are off: it would not know which shard is to blame, nor try it
 from __future__ import annotations
 
 import os
+import re
+import secrets
+import signal
 import socket
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from aminoglot.errors import DependencyError, JobError, OutputError, reason
+from aminoglot.errors import DependencyError, DiskFullError, JobError, OutputError, reason
 from aminoglot.jobs.crew import Computed, Event, Failed, Finished, Joined, Left, MakeTask
 from aminoglot.jobs.folder import JobFolder
 from aminoglot.jobs.manifest import Entry
@@ -24,12 +27,17 @@ from aminoglot.jobs.worker import ShardWorker, said
 _WAIT = 1.0
 _KNOCK = 15.0
 _LEAVE = 5.0
+_begun: str | None = None
+"""The cluster that this process is a driver of by our doing."""
 _OBJECTS = 100_000_000
 """Bytes that a cluster of our own sets aside for what its actors pass on, which is next to nothing."""
-_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-"""Nothing is reported to Ray's makers, and a warning about GPUs is answered; set them yourself to override."""
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to Ray's makers
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # answers a warning about GPUs
+}
+"""Set them yourself to override."""
 _OF_OUR_OWN = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
-"""A cluster of one machine, on any system: its ports are the loopback's, and ask for a token that Ray makes (2.52 on)."""
+"""A cluster of one machine, on any system: its ports are the loopback's, and ask for a token (from Ray 2.52 on)."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +93,10 @@ class RayCrew:
         self._address, self._folder, self._make, self._each = address, folder, make, each
         self._patience = patience
         self._seats = [_Seat(number) for number in range(1, count + 1)]
-        self._last_why = "none was started"
+        self._last_why, self._anyone = "none was", time.monotonic()
 
     def __enter__(self) -> RayCrew:
-        self._ray = connect(self._address)
+        self._ray, self._anyone = connect(self._address), time.monotonic()
         options: dict[str, Any] = {"num_cpus": self._each.cores, "num_gpus": self._each.gpus}
         self._actor = self._ray.remote(max_restarts=0, max_task_retries=0, **options)(_Actor)
         for seat in self._seats:
@@ -101,8 +109,6 @@ class RayCrew:
             self._ray.wait(idle, num_returns=len(idle), timeout=_LEAVE)
         for seat in self._seats:
             self._kill(seat)
-        if self._address == "local":
-            self._ray.shutdown()
 
     def give(self, worker: str, shard: int) -> None:
         seat = next(seat for seat in self._seats if seat.worker == worker)
@@ -132,12 +138,11 @@ class RayCrew:
         asked, seat.asked = seat.asked, None
         try:
             answer = self._ray.get(asked)
-        except self._ray.exceptions.RayActorError as error:
-            return [self._gone(seat, Left(seat.worker, _first_line(error)))]
         except self._ray.exceptions.RayTaskError as error:
             return [self._trouble(seat, error.cause)]
         except self._ray.exceptions.RayError as error:
-            return [self._gone(seat, Left(seat.worker, _first_line(error)))]
+            why, blames = self._lost(error)
+            return [self._gone(seat, Left(seat.worker, why, blames))]
         if not seat.ready:
             seat.ready, seat.starts = True, 0
             return [Joined(seat.worker, answer)]
@@ -146,29 +151,51 @@ class RayCrew:
 
     def _trouble(self, seat: _Seat, cause: Exception) -> Event:
         if isinstance(cause, OutputError):
-            return self._gone(seat, Left(seat.worker, str(cause), counts=False))
+            again = not isinstance(cause, DiskFullError)
+            return self._gone(seat, Left(seat.worker, str(cause), blames=False, again=again))
         if not seat.ready:
             return self._gone(seat, Left(seat.worker, said(cause)))
         return Failed(seat.worker, said(cause))
 
+    def _lost(self, error: Any) -> tuple[str, bool]:
+        """Why a worker is gone, in our own words, for Ray's name addresses; and whether its shard may be to blame."""
+        kinds, said = self._ray.exceptions, str(error)
+        if getattr(error, "preempted", False) or "node has died" in said or "node was" in said:
+            return "its machine is gone", False
+        if isinstance(error, kinds.OutOfMemoryError):
+            return "its machine was short of memory, and Ray ended it", True
+        if isinstance(error, kinds.ActorUnavailableError):
+            return "it cannot be reached any more", False
+        if getattr(error, "actor_init_failed", False):
+            return f"it could not begin: {cleaned(error)}", True
+        return "its process ended; where memory is short, the system does that", True
+
     def _hung(self) -> list[Event]:
-        """Workers that compute and say nothing; those that are not placed yet may wait for a machine to join."""
-        found: list[Event] = []
+        """Workers that compute and say nothing. Those that are not placed may wait, as long as there is any other.
+
+        Raises:
+            JobError: when there was none for too long.
+        """
         now = time.monotonic()
-        anyone = any(seat.ready for seat in self._seats)
-        for seat in self._seats:
-            silent = now - seat.since
-            if seat.asked is not None and (seat.ready or not anyone) and silent > self._patience:
-                what = "not a word from it" if seat.ready else "the cluster had no room for it"
-                found.append(self._gone(seat, Left(seat.worker, f"{what} in {silent:,.0f} seconds")))
-        return found
+        if any(seat.ready for seat in self._seats):
+            self._anyone = now
+        elif now - self._anyone > self._patience:
+            raise JobError(
+                f"no worker was ready for {self._patience:,.0f} seconds, and the cluster makes no room for one; "
+                f"the last that was gone: {self._last_why}"
+            )
+        return [
+            self._gone(seat, Left(seat.worker, f"not a word from it in {now - seat.since:,.0f} seconds"))
+            for seat in self._seats
+            if seat.asked is not None and seat.ready and now - seat.since > self._patience
+        ]
 
     def _gone(self, seat: _Seat, event: Left) -> Left:
         self._kill(seat)
         self._last_why = event.why
         seat.worker, seat.ready = "", False
         seat.starts += 1
-        if event.counts and seat.starts < STARTS:
+        if event.again and seat.starts < STARTS:
             self._start(seat)
         return event
 
@@ -201,19 +228,29 @@ class _Actor:
 
 
 def connect(address: str) -> Any:
-    """Be a driver of the cluster; of one on this machine without a dashboard, which would open a port.
+    """Be a driver of the cluster, until :func:`leave`; of one on this machine without a dashboard, which is a server.
 
     Raises:
         JobError: when there is no such cluster.
         DependencyError: without ray.
     """
+    global _begun
+    if address == _begun:
+        return ray()
+    if "ray" in sys.modules and address == "local":
+        raise JobError(
+            "Ray is in use in this process already, so that its ports cannot be kept to this machine: run aminoglot "
+            "in a process of its own, or give the address of your cluster instead of local"
+        )
     if "ray" not in sys.modules:  # it reads them when it is imported
-        for name, value in (_SETTINGS | (_OF_OUR_OWN if address == "local" else {})).items():
+        settings = _SETTINGS | (_OF_OUR_OWN | {"RAY_AUTH_TOKEN": secrets.token_hex(32)} if address == "local" else {})
+        for name, value in settings.items():
             os.environ.setdefault(name, value)
     found = ray()
-    if found.is_initialized():
+    if found.is_initialized():  # by whoever called us; it is theirs to end
         return found
     _answers(address)
+    ends = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
     asked: dict[str, Any] = {"logging_level": "warning", "log_to_driver": False}
     try:
         if address == "local":
@@ -225,9 +262,33 @@ def connect(address: str) -> Any:
             )
         else:
             found.init(address=address, **asked)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise JobError(f"no Ray cluster answers where --ray says: {_first_line(error)}") from None
+    except ConnectionError:
+        raise JobError("no Ray cluster answers where --ray says") from None
+    except (RuntimeError, ValueError, OSError) as error:
+        said = cleaned(error).replace(address, "...")
+        raise JobError(f"no Ray cluster answers where --ray says: {said}") from None
+    _begun = address
+    with suppress(ValueError):  # not in the main thread
+        for number, handler in ends:
+            signal.signal(number, handler)  # Ray's own would end us without a word
+    _quiet()
     return found
+
+
+def leave() -> None:
+    """End what :func:`connect` began: a cluster of our own, or being a driver of another."""
+    global _begun
+    if _begun is not None:
+        ray().shutdown()
+        _begun = None
+
+
+def _quiet() -> None:
+    """Keep Ray from printing what befell a worker, with its address; we say it ourselves."""
+    with suppress(ImportError, AttributeError, KeyError):
+        from ray._private.ray_logging import global_worker_stdstream_dispatcher
+
+        global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")
 
 
 def _answers(address: str) -> None:
@@ -253,5 +314,8 @@ def ray() -> Any:
     return found
 
 
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def cleaned(error: BaseException) -> str:
+    """The last line of what Ray or Python says, which names the cause, without colours and addresses."""
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines() if line.strip()]
+    said = lines[-1] if lines else type(error).__name__
+    return re.sub(r"(ipv[46]:)?(\b\d{1,3}(\.\d{1,3}){3}\b|\[[0-9a-fA-F:]+\])(:\d+)?", "...", said)[:200]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 from aminoglot.jobs.manifest import Entry, Manifest
 from aminoglot.jobs.plan import Plan
@@ -22,7 +23,9 @@ def left(plan: Plan, manifest: Manifest, shards: Iterable[int] | None = None) ->
     return [shard for shard in asked if not is_done(manifest.entries.get(shard))]
 
 
-def run(plan: Plan, manifest: Manifest, task: Task, done: Done, shards: Iterable[int] | None = None) -> None:
+def run(
+    plan: Plan, manifest: Manifest, task: Task, done: Done, shards: Iterable[int] | None = None, device: str = ""
+) -> None:
     """Compute and write every shard that is left, of all or of some.
 
     At most one shard is being written while one is computed. Whatever stops this, shards in the manifest are safe.
@@ -30,6 +33,7 @@ def run(plan: Plan, manifest: Manifest, task: Task, done: Done, shards: Iterable
     Args:
         done: told how many residues were computed.
         shards: which; all unless said.
+        device: the kind of processor that computes them, to be noted.
     """
     with ThreadPoolExecutor(1) as writer:
         pending: Future[None] | None = None
@@ -37,10 +41,10 @@ def run(plan: Plan, manifest: Manifest, task: Task, done: Done, shards: Iterable
             result = task(plan.sequences(shard), done)
             if pending is not None:
                 pending.result()
-            pending = writer.submit(_save, plan, manifest, shard, result)
+            pending = writer.submit(_save, plan, manifest, shard, result, device)
         if pending is not None:
             pending.result()
 
 
-def _save(plan: Plan, manifest: Manifest, shard: int, result: ShardResult) -> None:
-    manifest.add(write_shard(plan.folder, shard, result.arrays, result.failed))
+def _save(plan: Plan, manifest: Manifest, shard: int, result: ShardResult, device: str) -> None:
+    manifest.add(replace(write_shard(plan.folder, shard, result.arrays, result.failed), device=device))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from aminoglot.errors import OutputError, is_full, reason
+from aminoglot.errors import DiskFullError, OutputError, is_full, reason
 
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 """What the system says of a place that cannot be written."""
@@ -20,12 +20,14 @@ def explained(path: Path) -> Iterator[None]:
     """Turn an OSError while writing ``path`` into a sentence.
 
     Raises:
-        OutputError: disk full, read-only or forbidden folder, or whatever else the system said.
+        DiskFullError: when there is no room.
+        OutputError: for a read-only or forbidden folder, or whatever else the system said.
     """
     try:
         yield
     except OSError as error:
-        raise OutputError(f"{path}: {_reason(error, path)}") from error
+        kind = DiskFullError if is_full(error) else OutputError
+        raise kind(f"{path}: {_reason(error, path)}") from error
 
 
 def _reason(error: OSError, path: Path) -> str:

@@ -8,20 +8,29 @@ write the same output at the same time.
 from __future__ import annotations
 
 import hashlib
+import re
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from aminoglot.errors import InputError
 from aminoglot.jobs.folder import SUFFIX, JobFolder
+from aminoglot.jobs.manifest import Manifest
 from aminoglot.jobs.storage import explained, write_whole
 from aminoglot.object_store import ObjectStore
 
 SCRATCH = Path("~/.cache/aminoglot/jobs")
 """Where copies lie unless another place is named."""
+_VISIT, _HELD = "visit-", "held"
+_YOUNG = 60.0
+"""Seconds in which a visit that nobody holds may be one that begins."""
 _AT_ONCE = 8
 """Files that are fetched at the same time."""
 
@@ -53,7 +62,10 @@ class StoredFolder(JobFolder):
         return type(self), (self.url, self._scratch)
 
     def said(self, text: str) -> str:
-        return text.replace(str(self.output.parent), self._beside.url)
+        """Copies under the names of their originals; but where a disk is full, it is the one of the copies."""
+        if " disk " in text:
+            return text
+        return re.sub(rf"[^\s'\"]*/{self.output.parent.name}(?=/)", self._beside.url, text)
 
     def keep(self, path: Path) -> None:
         self._store.put(path, path.name)
@@ -81,8 +93,14 @@ class StoredFolder(JobFolder):
             with self._store.opened(path.name) as file:
                 yield file
 
+    def existing(self, files: Sequence[Path]) -> list[Path]:
+        outputs, folder = self._beside.sizes(), self._store.sizes()
+        plan = [self.plan] if self.plan.name in folder else []
+        return [*(path for path in files if path.name in outputs), *plan]
+
     def collect(self, files: Sequence[Path]) -> None:
         with explained(self.output):
+            self.output.parent.mkdir(parents=True, exist_ok=True)
             for path in files:
                 path.unlink(missing_ok=True)
                 self._beside.get(path.name, path)
@@ -105,34 +123,39 @@ class StoredFolder(JobFolder):
         """
         with explained(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        with super().locked():
-            self._mirror()
-            yield
+        try:
+            with super().locked():
+                self._mirror()
+                yield
+        finally:
+            with suppress(OSError):  # where something is left in it, it is wanted
+                self.path.parent.rmdir()
 
     @contextmanager
     def visited(self) -> Iterator[JobFolder]:
         """A copy of its own; the shards that are computed there are put into the store and not kept."""
-        with explained(self._scratch):
-            self._scratch.expanduser().mkdir(parents=True, exist_ok=True)
-            made = tempfile.TemporaryDirectory(prefix="visit-", dir=self._scratch.expanduser())
-        with made as place:
-            guest = _Guest(self.url, Path(place))
+        scratch = self._scratch.expanduser()
+        with explained(scratch):
+            scratch.mkdir(parents=True, exist_ok=True)
+            _clear_visits(scratch)
+            made = tempfile.TemporaryDirectory(prefix=_VISIT, dir=scratch, ignore_cleanup_errors=True)
+        with made as place, FileLock(Path(place) / _HELD):
+            guest = _Guest(self.url, Path(place), self._scratch)
             guest.path.mkdir(parents=True)
             guest._mirror()
             yield guest
 
     def clear(self, *, keep_input: bool = False) -> None:
         """Empty the folder, but for the lock and, if asked, the copy of the input, here and in the store."""
-        super().clear(keep_input=keep_input)
-        if self._store.sizes():
+        if there := self._store.sizes():
+            self._store.delete([self.plan.name] if self.plan.name in there else [])
             self._store.remove()
+        super().clear(keep_input=keep_input)
 
     def remove(self) -> None:
         """Take the folder away, here and in the store, the plan first."""
         self._store.delete([self.plan.name])
-        super().remove()
-        with suppress(OSError):
-            self.output.parent.rmdir()
+        self._discard()
         self._store.remove()
 
     def _mirror(self) -> None:
@@ -147,26 +170,51 @@ class StoredFolder(JobFolder):
                     return
                 write_whole(self.plan, lambda path: _write(path, keep))
             theirs.unlink(missing_ok=True)
-            for name in self._store.sizes():
+            there = self._store.sizes()
+            for shard in self.path.glob("shard-*"):
+                if there.get(shard.name) != shard.stat().st_size:
+                    shard.unlink()  # another machine has computed it anew
+            for name in there:
                 if Path(name).match("manifest*.jsonl"):
                     self._merge(self.path / name)
 
     def _merge(self, manifest: Path) -> None:
-        """Lines of a manifest in the store, before those of the copy: the last for a shard holds."""
-        ours = manifest.read_bytes() if manifest.exists() else b""
-        manifest.unlink(missing_ok=True)
-        self.fetch(manifest)
-        both = manifest.read_bytes() + ours
-        write_whole(manifest, lambda path: _write(path, both))
+        """What a manifest in the store knows, and the copy of it."""
+        theirs = manifest.with_suffix(".there")
+        self._store.get(manifest.name, theirs)
+        Manifest(manifest, [theirs]).rewrite()
+        theirs.unlink()
 
 
 class _Guest(StoredFolder):
     """The copy of a process that computes some shards and goes."""
 
+    def __init__(self, url: str, place: Path, scratch: Path) -> None:
+        super().__init__(url, place)
+        self._home = scratch
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.url, self._scratch, self._home)
+
+    @contextmanager
+    def visited(self) -> Iterator[JobFolder]:
+        """Another visit, perhaps on another machine."""
+        with StoredFolder(self.url, self._home).visited() as guest:
+            yield guest
+
     def keep(self, path: Path) -> None:
         super().keep(path)
         if path.match("shard-*"):
             path.unlink()
+
+
+def _clear_visits(scratch: Path) -> None:
+    """Take away what visits left that were killed."""
+    for visit in scratch.glob(f"{_VISIT}*"):
+        with suppress(OSError, Timeout):
+            if time.time() - visit.stat().st_mtime > _YOUNG:
+                with FileLock(visit / _HELD).acquire(timeout=0):
+                    shutil.rmtree(visit, ignore_errors=True)
 
 
 def _write(path: Path, data: bytes) -> None:

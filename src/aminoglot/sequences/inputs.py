@@ -157,6 +157,8 @@ def sources(paths: Sequence[str | Path], stdin_copy: Path, skip: Sequence[Path] 
         if str(given) == STDIN:
             found.append(_save_stdin(stdin_copy))
             continue
+        if "://" in str(given) and not is_stored(given):
+            raise InputError(f"{given}: of stores only s3://... is known; fetch the file first")
         if is_stored(given):
             found += _save_objects(str(given), stdin_copy.with_name(f"{stdin_copy.name}-{number}"))
             continue
@@ -222,9 +224,11 @@ def _save_objects(url: str, copy: Path) -> list[Source]:
         place = ObjectStore(url)
         if place.parent.get(place.name, copy, InputError):
             return [Source(url, copy)]
-        raise InputError(f"{url}: there is no such object; a folder's address ends with a slash")
+        raise InputError(f"{url}: there is no such object, or no such bucket; a folder's address ends with a slash")
     place = ObjectStore(url.rstrip("/"))
-    names = sorted(name for name in place.sizes(InputError) if _is_sequence_file(Path(name)))
+    names = sorted(
+        name for name in place.sizes(InputError) if _is_sequence_file(Path(name)) and not name.endswith(RESULTS)
+    )
     if not names:
         raise InputError(f"{url}: no sequence file there; looked for {' '.join(SUFFIXES)}")
     copies = [copy.with_name(f"{copy.name}-{name}") for name in names]
