@@ -50,7 +50,7 @@ class Troubled(CountingTask):
         if "full" not in self.asked:
             return
         full = Path(self.asked["marks"]) / "full"
-        if self.asked.get("full") == self.device:
+        if self.asked["full"] == self.device or (self.asked["full"] == "first" and once(full)):
             full.touch()
             raise DiskFullError("the disk is full")
         until = time.monotonic() + 60

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aminoglot.jobs.dispatch import TRIES, Dispatch
+from aminoglot.jobs.dispatch import LOSSES, TRIES, Dispatch
 
 
 def test_in_the_order_given() -> None:
@@ -90,3 +90,15 @@ def test_everything_is_done_once_or_set_aside(shards: int, workers: int, data: s
             dispatch.left(name, "killed")
             dispatch.joined(f"{name}'")
     assert sorted([*done, *dispatch.aside]) == list(range(shards))
+
+
+def test_a_shard_that_takes_machines_with_it_is_set_aside_in_the_end() -> None:
+    """Each loss of a machine is nobody's fault; but what has lost thirty of them would lose the next."""
+    dispatch: Dispatch[int] = Dispatch([7])
+    for number in range(TRIES * LOSSES):
+        assert not dispatch.aside
+        dispatch.joined(number)
+        assert dispatch.take(number) == 7
+        dispatch.left(number)
+    assert dispatch.aside == {7: f"its worker was lost {TRIES * LOSSES} times"}
+    assert dispatch.finished

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import pytest
 from aminoglot import JobError
 from aminoglot.jobs import Manifest, Plan, audit
 from aminoglot.jobs.drive import drive
-from aminoglot.jobs.ray_crew import RayCrew, Resources
+from aminoglot.jobs.ray_crew import RayCrew, Resources, quiet
 from tests.jobs.crews import LIMITS, make
 from tests.jobs.helpers import CountingTask, plan
 from tests.jobs.test_processes import POISON, SEQUENCES, same_as_one_process, whole
@@ -95,6 +96,19 @@ def test_a_worker_that_hangs(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("two_nodes")
+def test_no_address_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Workers are killed; neither we nor Ray name their machines, once Ray was told not to."""
+    quiet()
+    capfd.readouterr()
+    job = planned(tmp_path, trouble="killed", always=True)
+    notes = driven(job)
+    time.sleep(1)
+    said = "\n".join([*notes, *capfd.readouterr(), job.folder.manifest.read_text()])
+    assert "its process ended" in said
+    assert not re.search(r"\b\d{1,3}(\.\d{1,3}){3}\b|ip=|pid=", said), said
+
+
+@pytest.mark.usefixtures("two_nodes")
 def test_a_worker_dies_while_it_loads(tmp_path: Path) -> None:
     job = planned(tmp_path, loading="killed")
     driven(job)
@@ -143,8 +157,16 @@ def test_a_machine_that_joins_late(cluster: Any, tmp_path: Path) -> None:
             cluster.remove_node(node)
 
 
-def test_a_full_disk_at_one_worker(two_nodes: list[Any], tmp_path: Path) -> None:
-    assert len(two_nodes) == 2
+@pytest.mark.usefixtures("two_nodes")
+def test_a_full_disk_at_one_worker(tmp_path: Path) -> None:
+    job = planned(tmp_path, full="first", awaited=True)
+    notes = driven(job)
+    whole(job)
+    assert any("is gone: the disk is full" in note for note in notes)
+
+
+@pytest.mark.usefixtures("two_nodes")
+def test_a_full_disk_everywhere(tmp_path: Path) -> None:
     job = planned(tmp_path, full="cpu")
     with pytest.raises(JobError, match="no worker is left: the disk is full"):
         driven(job)

@@ -271,7 +271,7 @@ def connect(address: str) -> Any:
     with suppress(ValueError):  # not in the main thread
         for number, handler in ends:
             signal.signal(number, handler)  # Ray's own would end us without a word
-    _quiet()
+    quiet()
     return found
 
 
@@ -283,12 +283,13 @@ def leave() -> None:
         _begun = None
 
 
-def _quiet() -> None:
-    """Keep Ray from printing what befell a worker, with its address; we say it ourselves."""
-    with suppress(ImportError, AttributeError, KeyError):
-        from ray._private.ray_logging import global_worker_stdstream_dispatcher
+def quiet() -> None:
+    """Keep Ray from printing what befell a worker, with its address; we say it ourselves, in our own words."""
+    with suppress(ImportError):
+        from ray._private import worker
 
-        global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")
+        if hasattr(worker, "print_to_stdstream"):
+            worker.print_to_stdstream = lambda *_, **__: None
 
 
 def _answers(address: str) -> None:
