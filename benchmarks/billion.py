@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -35,6 +34,7 @@ from aminoglot import drawing
 from aminoglot.embedding.options import Options
 from aminoglot.embedding.setup import processor, task_of
 from aminoglot.embedding.task import _COST_ON_A_GPU, EmbeddingTask
+from aminoglot.errors import plural
 from aminoglot.jobs import ShardLimits
 from aminoglot.jobs.dispatch import TRIES, Dispatch
 from aminoglot.jobs.plan import cut_shards
@@ -218,12 +218,11 @@ def picture(rows: list[dict[str, Any]], said: str, path: Path) -> None:
     places, counts = range(len(HOURS)), list(dict.fromkeys(row["workers"] for row in rows))
     for count, colour in zip(counts, drawing.PALETTE, strict=False):
         longer = [row["longer_percent"] or np.nan for row in rows if row["workers"] == count]
-        left.plot(places, longer, "o-", color=colour)
-        if np.isnan(longer[-1]):
-            last = np.nanmax(longer)
-            left.text(places[-1] + 0.2, last, "no end: every\nplace is empty", color=colour, fontsize=9, ha="right")
-        left.text(-0.05, longer[0] * 1.12, f"{count:,} workers", color=colour, fontsize=9)
+        end = " (at the last rate every place is empty before the end)" if np.isnan(longer[-1]) else ""
+        left.plot(places, longer, "o-", color=colour, label=f"{count:,} workers{end}")
+    left.legend(edgecolor="none", framealpha=1, fontsize=9, loc="upper left")
     left.set_yscale("log")
+    left.set_ylim(top=8 * np.nanmax([row["longer_percent"] or np.nan for row in rows]))  # room for the words
     left.grid(axis="y", color="#e5e5e5")
     shown = [row for row in rows if row["workers"] == counts[len(counts) // 2]]
     lost, again = (np.array([row[key] for row in shown]) for key in ("progress_lost_percent", "loading_again_percent"))
@@ -231,7 +230,7 @@ def picture(rows: list[dict[str, Any]], said: str, path: Path) -> None:
     right.bar(places, lost, bottom=again, color=drawing.RED, label="progress of a shard thrown away")
     for place, row, top in zip(places, shown, lost + again, strict=True):
         aside = f"\n{row['set_aside']:,} shards aside" if row["set_aside"] else ""
-        right.text(place, top, f"{top:.2g} %{aside}", ha="center", va="bottom", fontsize=9)
+        right.text(place, top, f"{top:.2f} %{aside}", ha="center", va="bottom", fontsize=9)
     right.set_ylim(0, 1.15 * float((lost + again).max()))
     right.legend(frameon=False, fontsize=9, loc="upper left")
     titles = "Longer than if no worker failed, loaded or waited", f"Worker-hours lost, {shown[0]['workers']:,} workers"
@@ -248,12 +247,13 @@ def picture(rows: list[dict[str, Any]], said: str, path: Path) -> None:
 def said(options: argparse.Namespace, lengths: NDArray[np.int64], seconds: NDArray[np.float64], where: str) -> str:
     """All that is measured and assumed, in words."""
     return (
-        f"{options.proteins:,} proteins with the lengths of {options.fasta.name} (mean {lengths.mean():.0f}), "
-        f"{options.model}. A worker: {options.rate:,.0f} residues/s ({where});\nits life is exponential, a new one "
+        f"{options.proteins:,} proteins with the lengths of {options.fasta.name} (mean {lengths.mean():.0f}), one job, "
+        f"{options.model}. A worker: {options.rate:,.0f} residues/s ({where}); its life is exponential,\na new one "
         f"needs {options.load:g} s until it is ready (both assumed). {len(seconds):,} shards as the job cuts them, "
-        f"{seconds.mean():.1f} s each (standard deviation {JITTER:.0%}, assumed).\nThe driver answers one worker at a "
-        f"time, in {options.driver_ms:.1f} ms whatever their number (measured with 32). A shard is set aside when "
-        f"{TRIES} workers died over it.\nReading the input, writing the output and waiting for machines are left out."
+        f"{seconds.mean():.1f} s each (standard deviation {JITTER:.0%}, assumed). The driver answers one worker at a "
+        f"time,\nin {options.driver_ms:.2f} ms whatever their number (measured with 32). A shard over which {TRIES} "
+        f"workers died is set aside; a place with {STARTS} deaths in a row and none ready between them stays empty.\n"
+        "Reading the input, writing the output and waiting for machines are left out."
     )
 
 
@@ -280,7 +280,8 @@ def main() -> None:
     lengths, where = np.array([len(sequence) for sequence in sequences]), "given"
     if options.rate is None:
         options.rate = measured(task, sequences)
-        where = f"measured: one process, {os.cpu_count()} cores of {processor(task.model.hardware.device)}"
+        cores = plural(task.model.hardware.lanes * task.model.hardware.threads, "core")
+        where = f"measured: {cores} of {processor(task.model.hardware.device)}, {task.model.hardware.precision}"
     task.limits = ShardLimits(cost=_COST_ON_A_GPU) if options.gpu else task.limits
     seconds = shard_seconds(task, lengths, options.proteins, options.rate, options.seed)
     words = said(options, lengths, seconds, where)
