@@ -73,7 +73,7 @@ class Simulation:
         self._lives = _drawn(lambda n: rng.exponential(size=n) * mean)
         self._speeds = _drawn(lambda n: rng.normal(1, JITTER, n).clip(0.5, 1.5))
         self._events: list[tuple[float, int, int, Callable[[int, int, float], None], float]] = []
-        self._starts = [0] * run.workers
+        self._starts = np.zeros(run.workers, np.int64)
         self._idle: dict[int, int] = {}
         self._born = self._done = self.deaths = self.empty = 0
         self._free = self.now = self.useful = self.lost = self.reloading = 0.0
@@ -110,7 +110,7 @@ class Simulation:
 
     def _joined(self, worker: int, seat: int, spent: float) -> None:
         self.reloading += spent * (worker > self.run.workers)  # the first of each place had to load in any case
-        self._starts[seat] = 0
+        self._starts[:] = 0
         self.dispatch.joined(worker)
         self._give(worker, seat)
 
@@ -229,7 +229,7 @@ def picture(rows: list[dict[str, Any]], said: str, path: Path) -> None:
     right.bar(places, again, color=drawing.GREY, label="loading the model again")
     right.bar(places, lost, bottom=again, color=drawing.RED, label="progress of a shard thrown away")
     for place, row, top in zip(places, shown, lost + again, strict=True):
-        aside = f"\n{row['set_aside']:,} shards aside" if row["set_aside"] else ""
+        aside = f"\n{plural(row['set_aside'], 'shard')} aside" if row["set_aside"] else ""
         right.text(place, top, f"{top:.2f} %{aside}", ha="center", va="bottom", fontsize=9)
     right.set_ylim(0, 1.15 * float((lost + again).max()))
     right.legend(frameon=False, fontsize=9, loc="upper left")
@@ -252,7 +252,7 @@ def said(options: argparse.Namespace, lengths: NDArray[np.int64], seconds: NDArr
         f"needs {options.load:g} s until it is ready (both assumed). {len(seconds):,} shards as the job cuts them, "
         f"{seconds.mean():.1f} s each (standard deviation {JITTER:.0%}, assumed). The driver answers one worker at a "
         f"time,\nin {options.driver_ms:.2f} ms whatever their number (measured with 32). A shard over which {TRIES} "
-        f"workers died is set aside; a place with {STARTS} deaths in a row and none ready between them stays empty.\n"
+        f"workers died is set aside; a place with {STARTS} deaths in a row while no worker became ready stays empty.\n"
         "Reading the input, writing the output and waiting for machines are left out."
     )
 

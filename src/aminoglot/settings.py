@@ -20,6 +20,7 @@ PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16", "fp8"]
 BackendChoice = Literal["auto", "torch", "openvino"]
 DType = Literal["float32", "float16"]
 Workers = int | Literal["auto"]
+"""How many processes compute; ``auto`` asks the machine."""
 BadRecords = Literal["error", "skip"]
 Duplicates = Literal["error", "number"]
 Layer = int | str | Sequence[int] | Sequence[str]
@@ -68,6 +69,16 @@ class Request:
     def vectors(self, residues: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many vectors a layer yields for proteins of which so many residues get an embedding."""
         return self.wants_protein + residues * self.wants_residue
+
+
+def at_work(workers: Workers | None) -> None:
+    """Refuse a number of workers that is none.
+
+    Raises:
+        InputError: saying so.
+    """
+    if isinstance(workers, int) and workers < 1:
+        raise InputError(f"workers {workers}: there must be one at least")
 
 
 def known(name: str, value: object, words: Any) -> None:

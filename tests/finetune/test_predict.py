@@ -148,6 +148,29 @@ def test_it_goes_on_where_it_stopped(runs: dict[str, Path], tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize(
+    ("run", "backend", "suffix"),
+    [("residue-classes", "torch", "tsv"), ("lora", "torch", "parquet"), ("lora", "auto", "tsv")],
+)
+def test_two_workers(
+    runs: dict[str, Path], tmp_path: Path, run: str, backend: str, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_fasta(tmp_path / "a.fasta", proteins(20, seed=5))
+    folder = runs.get(run, tmp_path / "lora")
+    if run == "lora":
+        tune(write_table(tmp_path / "a.csv", rows(24)), folder, method="lora", epochs=2)
+    for name, workers in (("one", None), ("two", 2)):
+        predict(folder, source, tmp_path / f"{name}.{suffix}", workers=workers, backend=backend)
+    said = capsys.readouterr().err
+    assert said.count("2 workers: cpu on") == 1
+    assert said.count("untrained") <= 2, "workers repeat what was said"
+    assert (tmp_path / f"one.{suffix}").read_bytes() == (tmp_path / f"two.{suffix}").read_bytes()
+    assert not (tmp_path / f"two.{suffix}.aminoglot").exists()
+    with pytest.raises(InputError, match="there must be one at least"):
+        predict(folder, source, tmp_path / "b.tsv", workers=0)
+
+
+@pytest.mark.usefixtures("small_shards")
 def test_killed_between_the_output_and_its_note(runs: dict[str, Path], tmp_path: Path) -> None:
     """The output is there, and nothing says whose: the job that wrote it goes on, another does not take it."""
     source = write_fasta(tmp_path / "a.fasta", proteins(12, seed=5))

@@ -36,6 +36,12 @@ class Troubled(CountingTask):
     def __call__(self, sequences: Sequence[bytes], done: Done) -> ShardResult:
         if (seconds := self.asked.get("takes")) is not None:
             time.sleep(seconds)
+        if (pause := self.asked.get("slowly")) is not None:
+            for _ in range(len(sequences[0]) - 1):
+                time.sleep(pause)
+                done(1)
+            done(1)
+            return super().__call__(sequences, lambda _: None)
         done(1)
         trouble = self.asked.get("trouble")
         here = self.asked.get("sequence", "").encode() in sequences

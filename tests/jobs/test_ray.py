@@ -16,6 +16,7 @@ from aminoglot import JobError
 from aminoglot.jobs import Manifest, Plan, audit
 from aminoglot.jobs.drive import drive
 from aminoglot.jobs.ray_crew import RayCrew, Resources, quiet
+from aminoglot.jobs.run import left
 from tests.jobs.crews import LIMITS, make
 from tests.jobs.helpers import CountingTask, plan
 from tests.jobs.test_processes import POISON, SEQUENCES, same_as_one_process, whole
@@ -71,6 +72,17 @@ def test_the_same_to_the_byte(trouble: str | None, tmp_path: Path) -> None:
     same_as_one_process(job, tmp_path)
     assert sum(computed) == sum(len(text) for shard in range(job.shards) for text in job.sequences(shard))
     assert bool(notes) == bool(trouble), notes
+
+
+@pytest.mark.usefixtures("two_nodes")
+def test_what_is_computed_of_a_shard_is_told_before_it_ends(tmp_path: Path) -> None:
+    """A worker that is slow for longer than is waited for a word, but says some, is not given up for lost."""
+    job = plan(tmp_path, {"a": "MKVA" * 5}, CountingTask(LIMITS), {"marks": str(tmp_path), "slowly": 0.5})
+    told: list[int] = []
+    assert driven(job, count=1, patience=4.0, done=told.append) == []
+    assert sum(told) == 20
+    assert len(told) >= 3
+    assert not left(job, Manifest(job.folder.manifest))
 
 
 @pytest.mark.usefixtures("two_nodes")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from aminoglot.embedding.cluster import Cluster, survey
 from aminoglot.embedding.options import Options
@@ -16,34 +17,52 @@ from aminoglot.embedding.report import Report
 from aminoglot.embedding.reuse import Reuse
 from aminoglot.embedding.setup import OF_THE_PROCESSOR, different_from, make, processor, provenance_of, task_of
 from aminoglot.embedding.task import EmbeddingTask
+from aminoglot.engine import Model
 from aminoglot.errors import AminoglotError, JobError, listing, plural
-from aminoglot.jobs import JobFolder, Manifest, Plan, read_plan, run
-from aminoglot.jobs.crew import Crew
+from aminoglot.jobs import JobFolder, Manifest, Plan, Task, read_plan, run
+from aminoglot.jobs.crew import Crew, MakeTask
 from aminoglot.jobs.drive import drive
 from aminoglot.jobs.processes import Processes
 from aminoglot.jobs.ray_crew import RayCrew
 from aminoglot.jobs.run import left
 from aminoglot.jobs.slices import Slice
+from aminoglot.screen import Screen
+from aminoglot.settings import Request, Workers
+
+
+class ModelTask(Task, Protocol):
+    """What a model computes for a job.
+
+    Attributes:
+        model: the language model.
+        request: what of it is asked for.
+    """
+
+    @property
+    def model(self) -> Model: ...
+
+    @property
+    def request(self) -> Request: ...
 
 
 def compute(
     plan: Plan,
     manifest: Manifest,
-    task: EmbeddingTask,
-    options: Options,
-    report: Report,
+    task: ModelTask,
+    screen: Screen,
+    verb: str,
+    hire: Callable[[], Crew] | None = None,
     shards: Iterable[int] | None = None,
-    cluster: Cluster | None = None,
 ) -> tuple[int, float]:
     """Compute the shards that are left.
 
     Args:
         plan, manifest: the job.
-        task: computes them, where no workers are asked for.
-        options: of the job.
-        report: told of progress.
+        task: computes them, where no workers do.
+        screen: shows progress.
+        verb: what that is called.
+        hire: workers, called once there is something to compute; None computes in this process.
         shards: which; all unless said.
-        cluster: where workers are, if they are not of this machine.
 
     Returns:
         How many residues were computed, and the seconds that took.
@@ -56,15 +75,15 @@ def compute(
     todo = left(plan, manifest, asked)
     residues = sum(int(task.request.embedded(plan.shard_lengths(shard)).sum()) for shard in todo)
     if len(todo) < len(asked):
-        report.say(f"going on: {len(asked) - len(todo):,} of {plural(len(asked), 'shard')} already done")
-    workers = _workers(plan.folder, task, options, report, cluster) if todo else None
+        screen.say(f"going on: {len(asked) - len(todo):,} of {plural(len(asked), 'shard')} already done")
+    crew = hire() if hire is not None and todo else None
     started = time.monotonic()
     try:
-        with report.progress("embedding", residues, "residues") as done:
-            if workers is None:
+        with screen.progress(verb, residues, "residues") as done:
+            if crew is None:
                 run(plan, manifest, task, done, todo, processor(task.model.hardware.device))
             else:
-                drive(plan, manifest, workers, done, report.note, todo)
+                drive(plan, manifest, crew, done, screen.note, todo)
         manifest.keep()
     except BaseException as error:
         with suppress(AminoglotError):  # what stopped the job is what is said
@@ -72,26 +91,35 @@ def compute(
             if isinstance(error, KeyboardInterrupt):
                 kept = len(asked) - len(left(plan, manifest, asked))
                 whole = f"{kept:,} of {plural(len(asked), 'shard')} done and kept" if kept else "no shard was whole yet"
-                report.say(f"{whole} in {plan.folder.path}")
+                screen.say(f"{whole} in {plan.folder.path}")
         raise
     return residues, time.monotonic() - started
 
 
-def _workers(
-    folder: JobFolder, task: EmbeddingTask, options: Options, report: Report, cluster: Cluster | None
-) -> Crew | None:
-    if not options.by_workers:
-        return None
+def processes(
+    folder: JobFolder, making: MakeTask, workers: Workers, device: str, model: Model, screen: Screen
+) -> Processes:
+    """Workers of this machine, said on the screen.
+
+    Raises:
+        InputError: for more than it has room for.
+    """
+    where = places(workers, device, model)
+    screen.say(f"{plural(len(where), 'worker')}: {', '.join(map(str, where))}")
+    return Processes(folder, making, where)
+
+
+def crew(folder: JobFolder, task: EmbeddingTask, options: Options, screen: Screen, cluster: Cluster | None) -> Crew:
+    """The workers that options ask for."""
     if cluster is not None:
-        report.say(str(cluster))
+        screen.say(str(cluster))
         making = partial(make, replace(options, model=_anywhere(options.model), reuse=_anywhere(options.reuse)))
         return RayCrew(cluster.address, folder, making, cluster.count, cluster.each)
     assert options.workers is not None
-    where = places(options.workers, options.device, task.model)
-    report.say(f"{plural(len(where), 'worker')}: {', '.join(map(str, where))}")
+    found = processes(folder, partial(make, options), options.workers, options.device, task.model, screen)
     if options.reuse is not None:
-        report.say(f"they take what {options.reuse} holds from there")
-    return Processes(folder, partial(make, options), where)
+        screen.say(f"they take what {options.reuse} holds from there")
+    return found
 
 
 def _anywhere(name: str | Path | None) -> str | None:
@@ -120,7 +148,8 @@ def compute_slice(folder: JobFolder, options: Options, report: Report) -> None:
         if options.reuse is not None and not options.by_workers:
             task.reuse = Reuse(Path(options.reuse).expanduser(), plan.provenance)
         try:
-            residues, seconds = compute(plan, manifest, task, options, report, part.shards(plan), cluster)
+            hire = partial(crew, folder, task, options, report, cluster) if options.by_workers else None
+            residues, seconds = compute(plan, manifest, task, report, "embedding", hire, part.shards(plan))
         finally:
             if task.reuse is not None:
                 task.reuse.close()

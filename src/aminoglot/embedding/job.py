@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from aminoglot.checkpoints import named
 from aminoglot.embedding import report as reporting
 from aminoglot.embedding.cluster import Cluster, on_ray, survey
-from aminoglot.embedding.computing import as_planned, compute, compute_slice, planned
+from aminoglot.embedding.computing import as_planned, compute, compute_slice, crew, planned
 from aminoglot.embedding.estimate import estimate
 from aminoglot.embedding.export import export, outputs, table_path
 from aminoglot.embedding.formats import check_names, check_suffix, is_ours, reader
@@ -163,7 +164,10 @@ class _Job:
                 if self.options.plan_only:
                     self.report.say(f"planned: {plural(plan.shards, 'shard')}; compute them with --shard 1/N to N/N")
                     return Outcome((), None, complete=True)
-                computed = compute(plan, manifest, task, self.options, self.report, None, self.cluster)
+                hire = partial(crew, self.folder, task, self.options, self.report, self.cluster)
+                computed = compute(
+                    plan, manifest, task, self.report, "embedding", hire if self.options.by_workers else None
+                )
                 return self._finish(plan, manifest, task, *computed)
             finally:
                 if task.reuse is not None:

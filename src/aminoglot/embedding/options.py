@@ -17,6 +17,7 @@ from aminoglot.settings import (
     Pool,
     PrecisionChoice,
     Workers,
+    at_work,
     known,
 )
 
@@ -88,8 +89,7 @@ class Options:
         known("dtype", self.dtype, DType)
         known("bad_records", self.bad_records, BadRecords)
         known("duplicates", self.duplicates, Duplicates)
-        if isinstance(self.workers, int) and self.workers < 1:
-            raise InputError(f"workers {self.workers}: there must be one at least")
+        at_work(self.workers)
         if self.reuse is not None and is_stored(self.reuse):
             raise InputError("reuse: an older output is read from this machine's disk; fetch it first")
         if self.ray == "":

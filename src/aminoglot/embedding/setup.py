@@ -97,7 +97,7 @@ def make(options: Options, provenance: Mapping[str, Any], device: str) -> tuple[
     """
     # a processor of its own might choose another precision, and then its numbers would be others
     asked = replace(options, device=device, precision=provenance["precision"], backend=provenance["backend"])
-    torch.set_num_threads(_cores())  # torch was imported before the worker got its cores
+    settle()
     task = task_of(asked, lambda _: None)
     mine = provenance_of(task, asked, task.model.digest, provenance["input_sha256"])
     if different := different_from(provenance, mine):
@@ -107,11 +107,14 @@ def make(options: Options, provenance: Mapping[str, Any], device: str) -> tuple[
     return task, processor(task.model.hardware.device)
 
 
-def _cores() -> int:
-    """Cores of this worker: those it is pinned to, or what Ray has dealt it and said so."""
+def settle() -> None:
+    """Let torch have the cores of this worker: those it is pinned to, or what Ray has dealt it and said so.
+
+    It was imported before there were any.
+    """
     pinned = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else torch.get_num_threads()
     dealt = os.environ.get("OMP_NUM_THREADS", "")
-    return min(pinned, int(dealt)) if dealt.isdecimal() and int(dealt) else pinned
+    torch.set_num_threads(min(pinned, int(dealt)) if dealt.isdecimal() and int(dealt) else pinned)
 
 
 def processor(device: torch.device) -> str:

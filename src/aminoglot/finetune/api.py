@@ -23,7 +23,17 @@ from aminoglot.finetune.options import (
 from aminoglot.finetune.prediction import predict as run_prediction
 from aminoglot.finetune.run import Finetuned
 from aminoglot.finetune.run import finetune as run
-from aminoglot.settings import BackendChoice, BadRecords, DType, Duplicates, Layer, Long, Pool, PrecisionChoice
+from aminoglot.settings import (
+    BackendChoice,
+    BadRecords,
+    DType,
+    Duplicates,
+    Layer,
+    Long,
+    Pool,
+    PrecisionChoice,
+    Workers,
+)
 
 
 def fine_tune(
@@ -138,6 +148,7 @@ def predict(
     duplicates: Duplicates = "error",
     id_column: str | None = None,
     sequence_column: str | None = None,
+    workers: Workers | None = None,
     overwrite: bool = False,
 ) -> Outcome:
     """Predict for files of proteins of any size; an interrupted job of the same goes on.
@@ -156,6 +167,7 @@ def predict(
         duplicates: one id with two sequences stops the job; number keeps both, as P1 and P1_2.
         id_column: name of a table's id column.
         sequence_column: name of a table's sequence column.
+        workers: so many processes compute, each on GPUs or cores of its own; auto is one a GPU, or one for eight cores.
         overwrite: replace an output, or drop an unfinished job, that is not this one.
 
     Returns:

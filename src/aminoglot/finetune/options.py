@@ -15,6 +15,8 @@ from aminoglot.settings import (
     Long,
     Pool,
     PrecisionChoice,
+    Workers,
+    at_work,
     known,
 )
 
@@ -152,6 +154,7 @@ class PredictionOptions:
         duplicates: One id with two sequences stops the job; number keeps both, as P1 and P1_2.
         id_column: Name of a table's id column.
         sequence_column: Name of a table's sequence column.
+        workers: So many processes compute, each on GPUs or cores of its own; auto is one a GPU, or one for eight cores.
         overwrite: Replace an output, or drop an unfinished job, that is not this one.
     """
 
@@ -165,9 +168,11 @@ class PredictionOptions:
     duplicates: Duplicates = "error"
     id_column: str | None = None
     sequence_column: str | None = None
+    workers: Workers | None = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        at_work(self.workers)
         if self.long is not None:
             known("long", self.long, Long)
         known("bad_records", self.bad_records, BadRecords)

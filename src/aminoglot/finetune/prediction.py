@@ -6,72 +6,25 @@ Memory holds the model and a shard. A killed job goes on where it stopped; anoth
 from __future__ import annotations
 
 import json
-import time
 import warnings
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
+from aminoglot.embedding.computing import compute, processes
 from aminoglot.embedding.job import Outcome
-from aminoglot.embedding.task import EmbeddingTask
+from aminoglot.embedding.places import places
 from aminoglot.errors import AminoglotWarning, InputError, JobError, OutputError, listing, plural
 from aminoglot.finetune.options import PredictionOptions
-from aminoglot.finetune.predictions import SUFFIXES, beside, columns, write_predictions
-from aminoglot.finetune.predictor import Predictor, same_run
-from aminoglot.jobs import (
-    Audit,
-    JobFolder,
-    Manifest,
-    Plan,
-    Policy,
-    ShardResult,
-    audit,
-    changes,
-    make_plan,
-    read_plan,
-    run,
-)
-from aminoglot.jobs.run import left
+from aminoglot.finetune.prediction_task import PredictionTask, loaded, make, provenance_of
+from aminoglot.finetune.predictions import SUFFIXES, beside, write_predictions
+from aminoglot.finetune.predictor import same_run
+from aminoglot.jobs import Audit, JobFolder, Manifest, Plan, Policy, audit, changes, make_plan, read_plan
+from aminoglot.jobs.processes import Processes
 from aminoglot.jobs.storage import file_digest, write_whole
-from aminoglot.jobs.task import Done
 from aminoglot.screen import Screen
 from aminoglot.sequences import Columns, Reader, input_digest, sources
-from aminoglot.settings import Long, Request
-from aminoglot.version import __version__
-
-
-class PredictionTask:
-    """A shard of proteins to a head's outputs: ``protein`` [n, 1, C] or ``residue`` [R, 1, C], and ``rows`` [n]."""
-
-    def __init__(self, predictor: Predictor, request: Request) -> None:
-        self.predictor, self.request = predictor, request
-        self._embedding = EmbeddingTask(predictor.model, request, np.dtype(np.float32))
-        self.limits = self._embedding.limits
-
-    def cost(self, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
-        return self._embedding.cost(lengths)
-
-    def output(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Bytes of the embeddings that outputs are computed from, which memory holds; outputs are fewer."""
-        return self._embedding.output(lengths)
-
-    def __call__(self, sequences: Sequence[bytes], done: Done) -> ShardResult:
-        found = self.predictor.model.embed_cleaned(sequences, self.request, done)
-        outputs = self.predictor.of_embedded(found)[:, None]
-        owners = (
-            np.arange(len(sequences))
-            if self.request.wants_protein
-            else np.repeat(np.arange(len(sequences)), found.rows)
-        )
-        for slot in np.unique(owners[~np.isfinite(outputs).all(axis=(1, 2))]).tolist():
-            found.failed.setdefault(slot, "the head's output is not finite")
-        outputs[~np.isfinite(outputs)] = 0.0
-        return ShardResult({self.request.per: outputs, "rows": found.rows}, found.failed)
 
 
 def predict(
@@ -107,27 +60,23 @@ class _Job:
         folder: JobFolder,
     ) -> None:
         self.options, self.output, self.screen, self.folder = options, output, screen, folder
+        self.run_folder = run_folder
         self.found, self.notes = sources(inputs, folder.stdin, [output, beside(output), folder.path])
         for path in (output, beside(output)):
             if path.exists() and any(path.samefile(source.path) for source in self.found):
                 raise OutputError(f"{path}: this is the input; give the output another name with -o")
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always", AminoglotWarning)
-            self.predictor = Predictor(
-                run_folder,
-                model=options.model,
-                device=options.device,
-                precision=options.precision,
-                backend=options.backend,
-            )
+            self.predictor = loaded(run_folder, options, lazily=options.workers is not None)
         self.notes += [str(one.message) for one in said if issubclass(one.category, AminoglotWarning)]
-        recipe, model = self.predictor.recipe, self.predictor.model
+        recipe = self.predictor.recipe
         if options.probabilities and not recipe.classes:
             raise InputError(f"--probabilities: {recipe.target} is a number, which has none")
-        self.long: Long = options.long or recipe.long
-        self.request = model.request(recipe.per, recipe.layer, recipe.pool, self.long)
-        self.task = PredictionTask(self.predictor, self.request)
-        self.provenance = self._provenance(same_run(run_folder), input_digest(self.found))
+        self.task = PredictionTask(self.predictor, options)
+        self.request, self.long = self.task.request, self.task.request.long
+        if options.workers is not None:
+            places(options.workers, options.device, self.task.model)  # refuses before anything is planned
+        self.provenance = provenance_of(self.task, options, same_run(run_folder), input_digest(self.found))
 
     def run(self) -> Outcome:
         finished = self._finished()
@@ -136,13 +85,9 @@ class _Job:
             return finished
         plan = self._resumed() or self._plan()
         manifest = Manifest(self.folder.manifest)
-        todo = left(plan, manifest)
-        self._say(plan, len(todo))
-        residues = sum(int(self.request.embedded(plan.shard_lengths(shard)).sum()) for shard in todo)
-        started = time.monotonic()
-        with self.screen.progress("predicting", residues, "residues") as done:
-            run(plan, manifest, self.task, done)
-        seconds = time.monotonic() - started
+        self._say(plan)
+        hire = None if self.options.workers is None else self._crew
+        residues, seconds = compute(plan, manifest, self.task, self.screen, "predicting", hire)
         account = audit(plan, manifest)
         with self.screen.progress("writing", account.records, "records") as done:
             write_predictions(
@@ -161,30 +106,10 @@ class _Job:
         complete = not account.failed and not plan.counts["bad"]
         return Outcome((self.output, beside(self.output)), account, complete)
 
-    def _provenance(self, run_digest: str, digest: str) -> dict[str, Any]:
-        """What decides the result, and no times, hosts or paths."""
-        model, options, recipe = self.predictor.model, self.options, self.predictor.recipe
-        return {
-            "aminoglot": __version__,
-            "torch": torch.__version__,
-            "openvino": version("openvino") if model.hardware.backend == "openvino" else None,
-            "run": run_digest,
-            "target": recipe.target,
-            "model_digest": model.digest,
-            "per": recipe.per,
-            "long": self.request.long,
-            "limit": self.request.limit,
-            "precision": model.hardware.precision,
-            "device": model.hardware.kind,
-            "backend": model.hardware.backend,
-            "token_budget": model.budget,
-            "columns": columns(recipe, options.probabilities),
-            "input_sha256": digest,
-            "bad_records": options.bad_records,
-            "duplicates": options.duplicates,
-            "id_column": options.id_column,
-            "sequence_column": options.sequence_column,
-        }
+    def _crew(self) -> Processes:
+        options, making = self.options, partial(make, self.run_folder, self.options)
+        assert options.workers is not None
+        return processes(self.folder, making, options.workers, options.device, self.task.model, self.screen)
 
     def _finished(self) -> Outcome | None:
         """Whether the output is there already: verified, it is done; different, it is refused or replaced."""
@@ -253,7 +178,7 @@ class _Job:
         reader = Reader(self.found, Columns(options.id_column, options.sequence_column), self.notes)
         return make_plan(self.folder, reader, self.task, policy, self.provenance, self.notes)
 
-    def _say(self, plan: Plan, todo: int) -> None:
+    def _say(self, plan: Plan) -> None:
         for note in plan.notes:
             self.screen.note(note)
         counts, limit = plan.counts, self.request.limit
@@ -262,8 +187,6 @@ class _Job:
             f"{plural(counts['records'], 'record')}; {self.predictor.recipe.target} by {self.predictor.model.name} in "
             f"{hardware.precision} on {hardware.device} ({hardware.reason})"
         )
-        if todo < plan.shards:
-            self.screen.say(f"going on: {plan.shards - todo:,} of {plural(plan.shards, 'shard')} already done")
         said = {
             "bad": "no protein, left out (--bad-records skip)",
             "merged": "merged: same id and same sequence as an earlier one",

@@ -127,6 +127,8 @@ class Predictor:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         precision: ``auto`` is the run's own; else as in :func:`aminoglot.load`.
         backend: likewise.
+        lazily: whether the language model's weights are left alone until something is computed, which LoRA beside them
+            is not ready for: who only plans needs none.
 
     Attributes:
         recipe: what is predicted, and how.
@@ -145,6 +147,7 @@ class Predictor:
         device: str = "auto",
         precision: PrecisionChoice = "auto",
         backend: BackendChoice = "auto",
+        lazily: bool = False,
     ) -> None:
         self.folder = Path(folder).expanduser()
         self.recipe = read_recipe(self.folder)
@@ -152,7 +155,7 @@ class Predictor:
         hardware = self._hardware(device, precision, backend)
         for note in (*worth_saying(checkpoint.notes), *self._unlike(hardware)):
             warnings.warn(note, AminoglotWarning, stacklevel=2)
-        self.model = self._model(checkpoint, hardware)
+        self.model = self._model(checkpoint, hardware, lazily)
         self.head = _head(self.folder / HEAD, self.recipe)
 
     def _checkpoint(self, named: str | None) -> Checkpoint:
@@ -187,10 +190,10 @@ class Predictor:
             "differ by few residues"
         ]
 
-    def _model(self, checkpoint: Checkpoint, hardware: Hardware) -> Model:
+    def _model(self, checkpoint: Checkpoint, hardware: Hardware, lazily: bool) -> Model:
         """The network with LoRA beside its matrices, as in training; merged, where that cannot be."""
-        if self.recipe.method != "lora":
-            return Model(checkpoint, hardware)
+        if self.recipe.method != "lora" or lazily:
+            return Model(checkpoint, hardware, lazily)
         made = peft.read(self.folder / ADAPTER, checkpoint.config)
         if hardware.backend != "torch" or hardware.precision == "fp8":
             return Model(peft.merged(checkpoint, made), hardware)

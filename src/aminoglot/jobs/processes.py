@@ -20,7 +20,7 @@ from aminoglot.jobs.folder import JobFolder
 from aminoglot.jobs.worker import ShardWorker, said
 
 STARTS = 3
-"""How often in a row a worker may end before it is ready, until its place stays empty."""
+"""How often in a row a worker may end while none becomes ready, until its place stays empty."""
 PATIENCE = 1800.0
 """Seconds without a word after which a worker counts as hung, and is killed."""
 _TELL_EVERY = 0.2
@@ -53,7 +53,7 @@ class _Seat:
     connection: Connection | None = None
     worker: str = ""
     started: int = 0
-    idle_starts: int = 0
+    failed_starts: int = 0
     heard: float = field(default_factory=time.monotonic)
     waited_for: bool = True
 
@@ -132,7 +132,8 @@ class Processes:
         seat.heard = time.monotonic()
         seat.waited_for = not isinstance(event, Joined | Finished | Failed)
         if isinstance(event, Joined):
-            seat.idle_starts = 0
+            for any_seat in self._seats:  # one can begin, so who could not before may yet
+                any_seat.failed_starts = 0
         if isinstance(event, Left):
             return [self._gone(seat, event)]
         return [event]
@@ -158,8 +159,8 @@ class Processes:
             seat.process.join()
         seat.connection = seat.process = None
         seat.worker, self._last_why = "", event.why
-        seat.idle_starts += 1
-        if event.again and seat.idle_starts < STARTS:
+        seat.failed_starts += 1
+        if event.again and seat.failed_starts < STARTS:
             self._start(seat)
         return event
 

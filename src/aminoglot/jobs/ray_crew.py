@@ -6,13 +6,15 @@ Ray's own retries are off: it would not know which shard is to blame, nor try it
 from __future__ import annotations
 
 import os
+import queue
 import re
 import secrets
 import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +29,8 @@ from aminoglot.jobs.worker import ShardWorker, said
 _WAIT = 1.0
 _KNOCK = 15.0
 _LEAVE = 5.0
+_TELL_EVERY = 2.0
+"""Seconds between what an actor says of a shard it is at."""
 _begun: str | None = None
 """The cluster that this process is a driver of by our doing."""
 _OBJECTS = 100_000_000
@@ -60,8 +64,8 @@ class _Seat:
     """A worker that is wanted, and the actor that is to be it.
 
     Attributes:
-        asked: what Ray was asked for: to begin, or to compute; None while nothing is asked of it.
-        starts: how often in a row it ended before it was ready.
+        asked: what Ray was asked for: to begin, or to compute, which answers more than once; None while nothing is.
+        failed_starts: how often in a row it ended while no worker of the crew became ready.
     """
 
     number: int
@@ -70,7 +74,7 @@ class _Seat:
     asked: Any = None
     ready: bool = False
     started: int = 0
-    starts: int = 0
+    failed_starts: int = 0
     since: float = field(default_factory=time.monotonic)
 
 
@@ -93,7 +97,7 @@ class RayCrew:
         self._address, self._folder, self._make, self._each = address, folder, make, each
         self._patience = patience
         self._seats = [_Seat(number) for number in range(1, count + 1)]
-        self._last_why, self._anyone = "none was", time.monotonic()
+        self._last_why, self._anyone, self._looked = "none was", time.monotonic(), 0.0
 
     def __enter__(self) -> RayCrew:
         self._ray, self._anyone = connect(self._address), time.monotonic()
@@ -112,7 +116,8 @@ class RayCrew:
 
     def give(self, worker: str, shard: int) -> None:
         seat = next(seat for seat in self._seats if seat.worker == worker)
-        seat.asked, seat.since = seat.actor.compute.remote(shard), time.monotonic()
+        seat.asked = seat.actor.compute.remote(shard)  # a generator, for it yields
+        seat.since = time.monotonic()
 
     def events(self) -> Sequence[Event]:
         found: list[Event] = []
@@ -120,7 +125,9 @@ class RayCrew:
             waiting = {seat.asked: seat for seat in self._seats if seat.asked is not None}
             if not waiting:
                 raise JobError(f"no worker is left: {self._last_why}")
-            ready, _ = self._ray.wait(list(waiting), num_returns=1, timeout=_WAIT)
+            ready, rest = self._ray.wait(list(waiting), num_returns=1, timeout=_WAIT)
+            if ready and rest:  # looking through many is the dear part: take all that answered
+                ready += self._ray.wait(rest, num_returns=len(rest), timeout=0)[0]
             for asked in ready:
                 found += self._heard(waiting[asked])
             found += self._hung()
@@ -137,17 +144,22 @@ class RayCrew:
         """What came of what a worker was asked."""
         asked, seat.asked = seat.asked, None
         try:
-            answer = self._ray.get(asked)
+            answer = self._ray.get(next(asked) if seat.ready else asked)
         except self._ray.exceptions.RayTaskError as error:
             return [self._trouble(seat, error.cause)]
         except self._ray.exceptions.RayError as error:
             why, blames = self._lost(error)
             return [self._gone(seat, Left(seat.worker, why, blames))]
         if not seat.ready:
-            seat.ready, seat.starts = True, 0
+            seat.ready = True
+            for any_seat in self._seats:  # one can begin, so who could not before may yet
+                any_seat.failed_starts = 0
             return [Joined(seat.worker, answer)]
-        entry, residues = answer
-        return [Computed(seat.worker, residues), Finished(seat.worker, entry)]
+        residues, entry = answer
+        if entry is not None:
+            return [Computed(seat.worker, residues), Finished(seat.worker, entry)]
+        seat.asked, seat.since = asked, time.monotonic()  # there is more to come
+        return [Computed(seat.worker, residues)]
 
     def _trouble(self, seat: _Seat, cause: Exception) -> Event:
         if isinstance(cause, OutputError):
@@ -177,6 +189,9 @@ class RayCrew:
             JobError: when there was none for too long.
         """
         now = time.monotonic()
+        if now - self._looked < _WAIT:
+            return []
+        self._looked = now
         if any(seat.ready for seat in self._seats):
             self._anyone = now
         elif now - self._anyone > self._patience:
@@ -194,8 +209,8 @@ class RayCrew:
         self._kill(seat)
         self._last_why = event.why
         seat.worker, seat.ready = "", False
-        seat.starts += 1
-        if event.again and seat.starts < STARTS:
+        seat.failed_starts += 1
+        if event.again and seat.failed_starts < STARTS:
             self._start(seat)
         return event
 
@@ -217,10 +232,19 @@ class _Actor:
         self._worker = ShardWorker(self._stay.enter_context(folder.visited()), make, device)
         return self._worker.device
 
-    def compute(self, shard: int) -> tuple[Entry, int]:
-        """Compute and write a shard; how many residues it had."""
-        told: list[int] = []
-        return self._worker.compute(shard, told.append), sum(told)
+    def compute(self, shard: int) -> Iterator[tuple[int, Entry | None]]:
+        """Compute and write a shard: now and then the residues computed since the last word, and what it wrote last."""
+        told: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        with ThreadPoolExecutor(1) as computing:
+            made = computing.submit(self._worker.compute, shard, told.put)
+            made.add_done_callback(lambda _: told.put(None))
+            residues, last = 0, time.monotonic()
+            while (more := told.get()) is not None:
+                residues += more
+                if time.monotonic() - last > _TELL_EVERY:
+                    yield residues, None
+                    residues, last = 0, time.monotonic()
+        yield residues, made.result()
 
     def leave(self) -> None:
         """Clear away what it kept on its machine."""

@@ -23,7 +23,8 @@ def write_shard(folder: JobFolder, shard: int, arrays: Mapping[str, NDArray[Any]
     """Write a shard whole or not at all, and say what was written."""
     path = folder.shard(shard)
     data = save({key: np.ascontiguousarray(value) for key, value in arrays.items()})
-    write_whole(path, lambda temporary: _write(temporary, data))
+    # a worker that was given up for lost may still be at it, while another computes the shard again
+    write_whole(path, lambda temporary: _write(temporary, data), alone=False)
     folder.keep(path)
     return Entry(shard, hashlib.sha256(data).hexdigest(), len(data), failed)
 

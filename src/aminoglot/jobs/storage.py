@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,13 +39,19 @@ def _reason(error: OSError, path: Path) -> str:
     return reason(error) if is_full(error) else f"cannot be written ({reason(error)})"
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], None], alone: bool = True) -> None:
     """Let ``write`` fill a temporary file, then give it its name: after a crash there is all of it or nothing.
+
+    Args:
+        path: the file.
+        write: fills what it is given.
+        alone: whether no other process may be writing the same; else the temporary file is nobody else's.
 
     Raises:
         OutputError: as :func:`explained` says; the temporary file is gone then.
     """
-    temporary = path.with_name(f".{path.name}.partial")
+    whose = "" if alone else f".{secrets.token_hex(4)}"
+    temporary = path.with_name(f".{path.name}{whose}.partial")
     with explained(path):
         try:
             write(temporary)
