@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aminoglot.errors import DiskFullError, JobError
+from aminoglot.errors import DiskFullError, JobError, OutputError
 from aminoglot.jobs import ShardLimits, ShardResult, Task
 from aminoglot.jobs.task import Done
 from tests.jobs.helpers import CountingTask
@@ -24,6 +24,13 @@ def once(path: Path) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def wait_for(path: Path) -> None:
+    """Until another process has made it, or for a minute."""
+    until = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < until:
+        time.sleep(0.05)
 
 
 class Troubled(CountingTask):
@@ -42,6 +49,8 @@ class Troubled(CountingTask):
                 done(1)
             done(1)
             return super().__call__(sequences, lambda _: None)
+        if "late" in self.asked:
+            self._make_way(Path(self.asked["marks"]))
         done(1)
         trouble = self.asked.get("trouble")
         here = self.asked.get("sequence", "").encode() in sequences
@@ -51,6 +60,14 @@ class Troubled(CountingTask):
         done(sum(map(len, sequences)) - 1)
         return super().__call__(sequences, lambda _: None)
 
+    def _make_way(self, marks: Path) -> None:
+        """Go and come again three times, and then wait for the other worker."""
+        for turn in range(3):
+            if once(marks / f"gone-{turn}"):
+                raise OutputError("gone for a while")
+        if once(marks / "waited"):
+            wait_for(marks / "came")
+
     def _fill(self) -> None:
         """The disk of one worker is full; the others see to it that it has a shard before they do all the work."""
         if "full" not in self.asked:
@@ -59,9 +76,8 @@ class Troubled(CountingTask):
         if self.asked["full"] == self.device or (self.asked["full"] == "first" and once(full)):
             full.touch()
             raise DiskFullError("the disk is full")
-        until = time.monotonic() + 60
-        while self.asked.get("awaited") and not full.exists() and time.monotonic() < until:
-            time.sleep(0.05)
+        if self.asked.get("awaited"):
+            wait_for(full)
 
     def _trouble(self, trouble: str) -> None:
         if trouble == "killed":
@@ -73,6 +89,15 @@ class Troubled(CountingTask):
         raise MemoryError("no memory") if trouble == "memory" else ValueError("it cannot be computed")
 
 
+def come_late(marks: Path) -> None:
+    """Refuse three times; before each the other worker went, and so came again since the last."""
+    for turn in range(3):
+        wait_for(marks / f"gone-{turn}")
+        if once(marks / f"refused-{turn}"):
+            raise JobError("not yet")
+    (marks / "came").touch()
+
+
 def make(provenance: Mapping[str, Any], device: str) -> tuple[Task, str]:
     """The task, or what happens to a worker before it has one."""
     loading = provenance.get("loading")
@@ -80,5 +105,7 @@ def make(provenance: Mapping[str, Any], device: str) -> tuple[Task, str]:
         raise JobError("another version here")
     if loading == "killed" and (provenance.get("always") or once(Path(provenance["marks"]) / "loading")):
         os.kill(os.getpid(), signal.SIGKILL)
+    if provenance.get("late") == device:
+        come_late(Path(provenance["marks"]))
     named = f" in process {os.getpid()}" if provenance.get("named") else ""
     return Troubled(provenance, device), f"a processor called {device}{named}"

@@ -114,6 +114,14 @@ def test_no_worker_can_load(loading: str, said: str, tmp_path: Path) -> None:
     assert time.monotonic() - started < 60
 
 
+def test_a_place_is_not_given_up_while_another_worker_can_begin(tmp_path: Path) -> None:
+    job = planned(tmp_path, late="two")
+    notes, _ = driven(job)
+    whole(job)
+    assert sum("gone: not yet" in note for note in notes) == 3
+    assert (tmp_path / "came").exists(), "the place stayed empty"
+
+
 def test_a_full_disk_at_one_worker(tmp_path: Path) -> None:
     """That one leaves; its shard is nobody's fault."""
     job = planned(tmp_path, full="one", awaited=True)
