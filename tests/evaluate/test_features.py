@@ -15,8 +15,8 @@ from aminoglot.errors import OutputError
 from aminoglot.evaluate.blocks import Block, Coverage, Reach, block, covered
 from aminoglot.evaluate.embed import Embedder
 from aminoglot.evaluate.features import Composition, OneHot, mapped_tensor, of_sequences
-from aminoglot.evaluate.flip import Example
 from aminoglot.evaluate.options import Options
+from aminoglot.evaluate.split import Example
 from aminoglot.evaluate.tasks import TASKS, bionemo_limit
 from aminoglot.finetune.letters import LETTERS
 from aminoglot.models.family import SIZES

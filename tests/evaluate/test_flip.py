@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from aminoglot.errors import InputError
-from aminoglot.evaluate.flip import Example, digests, read, splits_in, tenth
+from aminoglot.evaluate.flip import digests, read, splits_in
+from aminoglot.evaluate.split import Example, tenth
 from aminoglot.evaluate.tasks import TASKS, Counts
 from tests.evaluate.helpers import write_fasta, write_gb1, write_localization, write_residues
 

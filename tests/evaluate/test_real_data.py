@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from aminoglot.evaluate.blocks import Reach, block, covered
-from aminoglot.evaluate.flip import PUBLISHED_DIGESTS, Split, digests, read, splits_in
+from aminoglot.evaluate.flip import PUBLISHED_DIGESTS, digests, read, splits_in
 from aminoglot.evaluate.predictors import CONSTANT, fitted
 from aminoglot.evaluate.scoring import scored
+from aminoglot.evaluate.split import Split
 from aminoglot.evaluate.tasks import TASKS, Counts, TaskName, bionemo_limit
 from aminoglot.finetune.problems import Labelled
 from tests.sequences.files import shared

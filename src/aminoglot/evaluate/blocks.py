@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aminoglot.evaluate.flip import Example
+from aminoglot.evaluate.split import Example
 from aminoglot.evaluate.tasks import Task
 from aminoglot.finetune.problems import Labelled
 from aminoglot.settings import Long

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from aminoglot.errors import InputError
-from aminoglot.evaluate.flip import Example, Split, cleaned, is_number, table, tenth
+from aminoglot.evaluate.split import Example, Split, cleaned, is_number, table, tenth
 from aminoglot.evaluate.tasks import Task
 
 

@@ -25,6 +25,7 @@ from aminoglot.evaluate.parts import Part, Parts, fingerprint
 from aminoglot.evaluate.predictors import CONSTANT, fitted, product_type, sklearn, work
 from aminoglot.evaluate.results import Difference, Results, Row, SplitResult, Validation
 from aminoglot.evaluate.scoring import Scored, confusion, difference, main_score, scored
+from aminoglot.evaluate.split import Split
 from aminoglot.evaluate.tasks import REBUILT, TASKS, Task, TaskName, bionemo_limit
 from aminoglot.finetune.metrics import spearman
 from aminoglot.jobs.folder import JobFolder
@@ -59,7 +60,7 @@ class Outcome:
 class _Sets:
     """A split with its labels as arrays."""
 
-    split: flip.Split
+    split: Split
     train: Block
     validation: Block
     test: Block
@@ -114,12 +115,12 @@ def _extras() -> None:
     sklearn()
 
 
-def _read(options: Options, screen: Screen) -> tuple[list[flip.Split], list[str]]:
+def _read(options: Options, screen: Screen) -> tuple[list[Split], list[str]]:
     """The splits of a run, and what could not be had of those that nobody named."""
     folder = options.data.expanduser() if options.data is not None else download.cache()
     if options.data is not None and not folder.is_dir():
         raise InputError(f"{folder}: no such folder; --data names one with FLIP's files, a folder for each task")
-    found: list[flip.Split] = []
+    found: list[Split] = []
     left_out: list[str] = []
     for task in _tasks(options, folder):
         here = flip.splits_in(folder, task)
@@ -198,7 +199,7 @@ class _Run:
             what = "model" if before.get("model") != facts["model"] else "handling of long proteins"
             raise JobError(f"{self.output}: holds the results of another {what}; choose a new folder with -o")
 
-    def run(self, splits: list[flip.Split], left_out: list[str]) -> Outcome:
+    def run(self, splits: list[Split], left_out: list[str]) -> Outcome:
         """All of it."""
         self._introduce(splits, left_out)
         sets = [self._sets(split) for split in splits]
@@ -221,7 +222,7 @@ class _Run:
         told = [self._result(one, [(fit, part) for fit, part in found if one in fit.sets]) for one in sets]
         return self._write(told, by_task, found, left_out)
 
-    def _introduce(self, splits: list[flip.Split], left_out: list[str]) -> None:
+    def _introduce(self, splits: list[Split], left_out: list[str]) -> None:
         options, config = self.options, self.checkpoint.config
         self.screen.say(
             f"{self.checkpoint.name}: {plural(len(splits), 'split')}, {plural(options.seeds, 'seed')}, layers "
@@ -239,7 +240,7 @@ class _Run:
                 if note:
                     self.screen.note(f"{split.task.name} {split.name}: {note}")
 
-    def _sets(self, split: flip.Split) -> _Sets:
+    def _sets(self, split: Split) -> _Sets:
         """Labels as arrays, of what the run covers."""
         blocks, coverage = {}, {}
         for name, examples in split.sets.items():
@@ -364,7 +365,7 @@ class _Run:
         report.draw(self.output, told, actual.actual, answers[id(model)])
         return told
 
-    def _marks(self, split: flip.Split, coverage: dict[str, Coverage]) -> list[str]:
+    def _marks(self, split: Split, coverage: dict[str, Coverage]) -> list[str]:
         marks = ["rebuilt, not FLIP's"] if split.rebuilt else []
         if self.reach.keep is not None:
             test = coverage["test"]
@@ -442,7 +443,7 @@ def _work(fit: _Fit) -> int:
     return work(fit.head, fit.task, len(train.ids), train.rows)
 
 
-def _blank(split: flip.Split, coverage: dict[str, Coverage], validation: int, test: int) -> SplitResult:
+def _blank(split: Split, coverage: dict[str, Coverage], validation: int, test: int) -> SplitResult:
     """A split's facts, without rows."""
     task, expected = split.task, split.published_counts
     notes = list(split.notes)
