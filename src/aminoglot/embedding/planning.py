@@ -266,7 +266,7 @@ def _hours(estimate: Estimate, workers: int) -> str:
     hours = estimate.hours(workers)
     if estimate.rate is None or hours is None:
         return "not known"
-    shown = f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
+    shown = f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}" if hours >= 0.1 else "less than 0.1"
     return f"{shown} hours (about {roughly(3600 * hours)}), {_SOURCES[estimate.rate.source]}"
 
 
