@@ -38,7 +38,7 @@ from aminoglot.errors import plural
 from aminoglot.jobs import ShardLimits
 from aminoglot.jobs.dispatch import TRIES, Dispatch
 from aminoglot.jobs.plan import cut_shards
-from aminoglot.jobs.processes import STARTS
+from aminoglot.jobs.seats import STARTS
 from aminoglot.jobs.storage import file_digest
 from aminoglot.sequences import Protein, Reader, Source
 
@@ -102,7 +102,7 @@ class Simulation:
         }
 
     def _start(self, at: float, seat: int) -> None:
-        """A new worker, with a name that none had before."""
+        """A new worker; to the dispatch it is the one that sat there before."""
         self._born += 1
         life, load = next(self._lives), self.run.load
         what, spent = (self._joined, load) if life > load else (self._died_loading, life)
@@ -111,11 +111,11 @@ class Simulation:
     def _joined(self, worker: int, seat: int, spent: float) -> None:
         self.reloading += spent * (worker > self.run.workers)  # the first of each place had to load in any case
         self._starts[:] = 0
-        self.dispatch.joined(worker)
+        self.dispatch.joined(seat)
         self._give(worker, seat)
 
     def _finished(self, worker: int, seat: int, spent: float) -> None:
-        self.dispatch.done(worker)
+        self.dispatch.done(seat)
         self._done += 1
         self.useful += spent
         self._give(worker, seat)
@@ -124,11 +124,11 @@ class Simulation:
         self.reloading += spent * (worker > self.run.workers)
         self._died(worker, seat, 0.0)
 
-    def _died(self, worker: int, seat: int, spent: float) -> None:
+    def _died(self, _: int, seat: int, spent: float) -> None:
         """Its shard goes elsewhere, perhaps to a worker that has none, and its place to a new one, as in the crews."""
         self.deaths += 1
         self.lost += spent
-        self.dispatch.left(worker, "it died" if self.run.counts else None)
+        self.dispatch.left(seat, "it died" if self.run.counts else None)
         self._starts[seat] += 1
         if self._starts[seat] < STARTS:
             self._start(self.now, seat)
@@ -143,7 +143,7 @@ class Simulation:
 
         How long a worker has lived does not matter to how long it will: its life is drawn anew.
         """
-        shard = self.dispatch.take(worker)
+        shard = self.dispatch.take(seat)
         if shard is None:
             self._idle[worker] = seat
             return False

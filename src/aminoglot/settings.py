@@ -71,7 +71,7 @@ class Request:
         return self.wants_protein + residues * self.wants_residue
 
 
-def at_work(workers: Workers | None) -> None:
+def check_workers(workers: Workers | None) -> None:
     """Refuse a number of workers that is none.
 
     Raises:

@@ -163,6 +163,30 @@ def test_no_port_of_our_own_cluster_is_open_to_others() -> None:
     assert found <= LOOPBACK
 
 
+TWICE = """
+from aminoglot import JobError
+from aminoglot.jobs.ray_crew import connect, leave
+
+for _ in range(2):
+    ray = connect("local")
+    print(ray.get(ray.remote(lambda: "computed").remote()))
+    leave()
+try:
+    connect("127.0.0.1:1")
+except JobError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_may_have_clusters_of_its_own_one_after_the_other() -> None:
+    """They have a token, which no other cluster should be told."""
+    made = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=240)
+    said = made.stdout.splitlines()
+    assert said[:2] == ["computed", "computed"], made.stderr
+    assert "has had a Ray cluster of its own" in said[2]
+
+
 def machines(*cores_and_gpus: tuple[float, float]) -> list[dict[str, float]]:
     return [{"CPU": cores, **({"GPU": gpus} if gpus else {})} for cores, gpus in cores_and_gpus]
 
@@ -191,5 +215,7 @@ def test_what_a_worker_takes(
 def test_what_cannot_be() -> None:
     with pytest.raises(InputError, match="with --ray the cluster places the workers"):
         survey(Options(ray="local", device="cuda:1"))
+    with pytest.raises(InputError, match="Ray's client"):
+        survey(Options(ray="ray://10.0.0.1:10001"))
     with pytest.raises(InputError, match="name the address of a cluster, or local"):
         Options(ray="")

@@ -16,12 +16,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from aminoglot.checkpoints import resolve
 from aminoglot.engine import Model, choose
 from aminoglot.engine.forward import Forward, Outcome, _streams
 from aminoglot.engine.hardware import Hardware
 from aminoglot.engine.openvino import OpenVINOEncoder
 from aminoglot.engine.pieces import Piece, pieces
 from aminoglot.packing import Packed
+from aminoglot.settings import BackendChoice, PrecisionChoice
 from tests.engine.proteins import protein
 
 MANY = [protein(length, seed) for seed, length in enumerate([90, 71, 70, 33, 33, 20, 12, 5, 1] * 4)]
@@ -45,6 +47,18 @@ def test_lanes_change_no_result(lanes: int, long: str, model: Model) -> None:
     np.testing.assert_allclose(several.protein, alone.protein, rtol=0, atol=1e-5)
     for mine, other in zip(several.residue, alone.residue, strict=True):
         np.testing.assert_allclose(mine, other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("backend", "precision"), [("openvino", "bf16"), ("openvino", "fp32"), ("torch", "bf16")])
+def test_a_worker_with_fewer_cores_gives_the_same_bytes(backend: BackendChoice, precision: PrecisionChoice) -> None:
+    """Of a network of real shape, on as many cores as one process has or as a few workers share."""
+    checkpoint, found = resolve("random:esm2-8m"), set()
+    for lanes, threads in ((1, 1), (2, 1), (1, 2), (2, 3)):
+        hardware = replace(choose("cpu", precision, backend), lanes=lanes, threads=threads)
+        model = Model(checkpoint, hardware)
+        model.budget = 2000
+        found.add(np.asarray(model.embed([*MANY, protein(700, 1), protein(1022, 2)])).tobytes())
+    assert len(found) == 1
 
 
 def test_the_same_lanes_give_the_same_bytes(model: Model) -> None:

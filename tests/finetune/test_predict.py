@@ -150,7 +150,7 @@ def test_it_goes_on_where_it_stopped(runs: dict[str, Path], tmp_path: Path) -> N
 @pytest.mark.usefixtures("small_shards")
 @pytest.mark.parametrize(
     ("run", "backend", "suffix"),
-    [("residue-classes", "torch", "tsv"), ("lora", "torch", "parquet"), ("lora", "auto", "tsv")],
+    [("residue-classes", "torch", "tsv"), ("lora", "torch", "parquet"), ("lora", "openvino", "tsv")],
 )
 def test_two_workers(
     runs: dict[str, Path], tmp_path: Path, run: str, backend: str, suffix: str, capsys: pytest.CaptureFixture[str]

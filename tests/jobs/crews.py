@@ -43,12 +43,18 @@ class Troubled(CountingTask):
     def __call__(self, sequences: Sequence[bytes], done: Done) -> ShardResult:
         if (seconds := self.asked.get("takes")) is not None:
             time.sleep(seconds)
+        if self.asked.get("unwritable") == self.device:
+            raise OutputError("no word from the disk")
+        if self.asked.get("kills") == self.device:
+            os.kill(os.getpid(), signal.SIGKILL)
         if (pause := self.asked.get("slowly")) is not None:
             for _ in range(len(sequences[0]) - 1):
                 time.sleep(pause)
                 done(1)
             done(1)
             return super().__call__(sequences, lambda _: None)
+        if self.asked.get("together") and once(Path(self.asked["marks"]) / "waited"):
+            wait_for(Path(self.asked["marks"]) / "second")
         if "late" in self.asked:
             self._make_way(Path(self.asked["marks"]))
         done(1)
@@ -107,5 +113,7 @@ def make(provenance: Mapping[str, Any], device: str) -> tuple[Task, str]:
         os.kill(os.getpid(), signal.SIGKILL)
     if provenance.get("late") == device:
         come_late(Path(provenance["marks"]))
+    if provenance.get("together") and not once(Path(provenance["marks"]) / "first"):
+        (Path(provenance["marks"]) / "second").touch()
     named = f" in process {os.getpid()}" if provenance.get("named") else ""
     return Troubled(provenance, device), f"a processor called {device}{named}"

@@ -122,6 +122,34 @@ def test_a_place_is_not_given_up_while_another_worker_can_begin(tmp_path: Path) 
     assert (tmp_path / "came").exists(), "the place stayed empty"
 
 
+def test_a_worker_that_cannot_write_is_not_begun_for_ever(tmp_path: Path) -> None:
+    job = planned(tmp_path, unwritable="one")
+    notes, _ = driven(job)
+    whole(job)
+    assert sum("worker 1 is gone: no word" in note for note in notes) <= 3
+    alone = planned(tmp_path / "alone", unwritable="one")
+    with pytest.raises(JobError, match="no worker is left: no word from the disk"):
+        driven(alone, (Place("one"),))
+    assert not Manifest(alone.folder.manifest).entries, "proteins failed where a disk did"
+
+
+def test_what_is_tried_elsewhere_is_tried_elsewhere(tmp_path: Path) -> None:
+    """A place that kills every worker at every shard, and one that does not, but is slower."""
+    job = planned(tmp_path, kills="one", takes=0.1)
+    notes, _ = driven(job)
+    whole(job)
+    assert any("worker 1 is gone" in note for note in notes)
+    assert not any("failed wherever" in note for note in notes)
+
+
+def test_what_is_left_of_shards_that_were_being_written_goes(tmp_path: Path) -> None:
+    job = planned(tmp_path)
+    unfinished = job.folder.path / f".{job.folder.shard(3).name}.1f2e3d4c.partial"
+    unfinished.write_bytes(b"half")
+    with job.folder.locked():
+        assert not unfinished.exists()
+
+
 def test_a_full_disk_at_one_worker(tmp_path: Path) -> None:
     """That one leaves; its shard is nobody's fault."""
     job = planned(tmp_path, full="one", awaited=True)

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from aminoglot import JobError
+from aminoglot.embedding import cluster as embedding_cluster
+from aminoglot.embedding.options import Options
 from aminoglot.jobs import Manifest, Plan, audit
 from aminoglot.jobs.drive import drive
 from aminoglot.jobs.ray_crew import RayCrew, Resources, quiet
@@ -71,15 +73,15 @@ def test_the_same_to_the_byte(trouble: str | None, tmp_path: Path) -> None:
     whole(job)
     same_as_one_process(job, tmp_path)
     assert sum(computed) == sum(len(text) for shard in range(job.shards) for text in job.sequences(shard))
-    assert bool(notes) == bool(trouble), notes
+    assert bool([note for note in notes if "was slow" not in note]) == bool(trouble), notes
 
 
 @pytest.mark.usefixtures("two_nodes")
 def test_what_is_computed_of_a_shard_is_told_before_it_ends(tmp_path: Path) -> None:
     """A worker that is slow for longer than is waited for a word, but says some, is not given up for lost."""
-    job = plan(tmp_path, {"a": "MKVA" * 5}, CountingTask(LIMITS), {"marks": str(tmp_path), "slowly": 0.5})
+    job = plan(tmp_path, {"a": "MKVA" * 5}, CountingTask(LIMITS), {"marks": str(tmp_path), "slowly": 0.7})
     told: list[int] = []
-    assert driven(job, count=1, patience=4.0, done=told.append) == []
+    assert driven(job, count=1, patience=12.0, done=told.append) == []
     assert sum(told) == 20
     assert len(told) >= 3
     assert not left(job, Manifest(job.folder.manifest))
@@ -101,8 +103,8 @@ def test_a_shard_that_always_fails(trouble: str, tmp_path: Path) -> None:
 def test_a_worker_that_hangs(tmp_path: Path) -> None:
     job = planned(tmp_path, trouble="hangs")
     started = time.monotonic()
-    notes = driven(job, patience=5.0)
-    assert time.monotonic() - started < 60
+    notes = driven(job, patience=12.0)
+    assert time.monotonic() - started < 90
     whole(job)
     assert any("not a word" in note for note in notes)
 
@@ -146,13 +148,14 @@ def test_a_machine_is_lost(cluster: Any, two_nodes: list[Any], tmp_path: Path) -
     notes = driven(job, done=done, patience=30.0)
     whole(job)
     same_as_one_process(job, tmp_path)
-    assert any("is gone" in note for note in notes)
+    not_its_shards_fault = ("its machine is gone", "it cannot be reached any more")
+    assert any(f"is gone: {why}" in note for note in notes for why in not_its_shards_fault), notes
 
 
 def test_a_machine_that_joins_late(cluster: Any, tmp_path: Path) -> None:
     """One of two workers has no room until a second machine comes."""
     nodes = [cluster.add_node(num_cpus=1)]
-    job = planned(tmp_path, takes=0.4, named=True)
+    job = planned(tmp_path, takes=0.1, named=True, together=True)
 
     def done(_: int) -> None:
         if len(nodes) == 1:
@@ -167,6 +170,15 @@ def test_a_machine_that_joins_late(cluster: Any, tmp_path: Path) -> None:
     finally:
         for node in nodes:
             cluster.remove_node(node)
+
+
+def test_a_cluster_without_room(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its only machine takes no work: nobody waits for ever, neither before the job is planned nor after."""
+    monkeypatch.setattr(embedding_cluster, "_PATIENCE", 3.0)
+    with pytest.raises(JobError, match="made no room for a worker of 1 core in 3 seconds"):
+        embedding_cluster.survey(Options(ray=cluster.address, workers=1))
+    with pytest.raises(JobError, match="has had room for no worker for 3 seconds"):
+        driven(planned(tmp_path), count=1, patience=3.0)
 
 
 @pytest.mark.usefixtures("two_nodes")

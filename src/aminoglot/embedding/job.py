@@ -16,7 +16,7 @@ import numpy as np
 from aminoglot.checkpoints import named
 from aminoglot.embedding import report as reporting
 from aminoglot.embedding.cluster import Cluster, on_ray, survey
-from aminoglot.embedding.computing import as_planned, compute, compute_slice, crew, planned
+from aminoglot.embedding.computing import compute, crew
 from aminoglot.embedding.estimate import estimate
 from aminoglot.embedding.export import export, outputs, table_path
 from aminoglot.embedding.formats import check_names, check_suffix, is_ours, reader
@@ -25,6 +25,7 @@ from aminoglot.embedding.places import places
 from aminoglot.embedding.report import Report
 from aminoglot.embedding.reuse import Reuse
 from aminoglot.embedding.setup import OF_THE_PROCESSOR, different_from, provenance_of, task_of
+from aminoglot.embedding.slices import as_planned, compute_slice, planned
 from aminoglot.embedding.store import verify
 from aminoglot.embedding.task import EmbeddingTask
 from aminoglot.errors import AminoglotError, InputError, JobError, OutputError, listing, plural

@@ -17,7 +17,7 @@ from aminoglot.settings import (
     Pool,
     PrecisionChoice,
     Workers,
-    at_work,
+    check_workers,
     known,
 )
 
@@ -89,7 +89,7 @@ class Options:
         known("dtype", self.dtype, DType)
         known("bad_records", self.bad_records, BadRecords)
         known("duplicates", self.duplicates, Duplicates)
-        at_work(self.workers)
+        check_workers(self.workers)
         if self.reuse is not None and is_stored(self.reuse):
             raise InputError("reuse: an older output is read from this machine's disk; fetch it first")
         if self.ray == "":

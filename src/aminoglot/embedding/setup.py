@@ -97,7 +97,7 @@ def make(options: Options, provenance: Mapping[str, Any], device: str) -> tuple[
     """
     # a processor of its own might choose another precision, and then its numbers would be others
     asked = replace(options, device=device, precision=provenance["precision"], backend=provenance["backend"])
-    settle()
+    use_own_cores()
     task = task_of(asked, lambda _: None)
     mine = provenance_of(task, asked, task.model.digest, provenance["input_sha256"])
     if different := different_from(provenance, mine):
@@ -107,7 +107,7 @@ def make(options: Options, provenance: Mapping[str, Any], device: str) -> tuple[
     return task, processor(task.model.hardware.device)
 
 
-def settle() -> None:
+def use_own_cores() -> None:
     """Let torch have the cores of this worker: those it is pinned to, or what Ray has dealt it and said so.
 
     It was imported before there were any.

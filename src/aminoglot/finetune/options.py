@@ -16,7 +16,7 @@ from aminoglot.settings import (
     Pool,
     PrecisionChoice,
     Workers,
-    at_work,
+    check_workers,
     known,
 )
 
@@ -172,7 +172,7 @@ class PredictionOptions:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        at_work(self.workers)
+        check_workers(self.workers)
         if self.long is not None:
             known("long", self.long, Long)
         known("bad_records", self.bad_records, BadRecords)

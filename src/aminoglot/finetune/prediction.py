@@ -69,6 +69,8 @@ class _Job:
             warnings.simplefilter("always", AminoglotWarning)
             self.predictor = loaded(run_folder, options, lazily=options.workers is not None)
         self.notes += [str(one.message) for one in said if issubclass(one.category, AminoglotWarning)]
+        for other in (one for one in said if not issubclass(one.category, AminoglotWarning)):
+            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
         recipe = self.predictor.recipe
         if options.probabilities and not recipe.classes:
             raise InputError(f"--probabilities: {recipe.target} is a number, which has none")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aminoglot.embedding.setup import processor, settle
+from aminoglot.embedding.setup import processor, use_own_cores
 from aminoglot.embedding.task import EmbeddingTask
 from aminoglot.errors import AminoglotWarning, JobError, listing
 from aminoglot.finetune.options import PredictionOptions
@@ -62,9 +62,11 @@ def make(run_folder: Path, options: PredictionOptions, provenance: Mapping[str, 
 
     Raises:
         JobError: when it would predict otherwise than was planned.
+        InputError: when the run is not seen where the worker is.
+        ModelError: when its files or its model were changed.
     """
     asked = replace(options, device=device, precision=provenance["precision"], backend=provenance["backend"])
-    settle()
+    use_own_cores()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AminoglotWarning)  # said where the job was begun
         task = PredictionTask(loaded(run_folder, asked), asked)
@@ -95,7 +97,7 @@ def provenance_of(task: PredictionTask, options: PredictionOptions, run_digest: 
         "openvino": version("openvino") if model.hardware.backend == "openvino" else None,
         "run": run_digest,
         "target": recipe.target,
-        "model_digest": model.digest,
+        "model_digest": recipe.model_digest,  # of the network under LoRA, which the run has beside it
         "per": recipe.per,
         "long": task.request.long,
         "limit": task.request.limit,

@@ -127,8 +127,7 @@ class Predictor:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         precision: ``auto`` is the run's own; else as in :func:`aminoglot.load`.
         backend: likewise.
-        lazily: whether the language model's weights are left alone until something is computed, which LoRA beside them
-            is not ready for: who only plans needs none.
+        lazily: whether weights are left alone: who only plans needs none, and cannot predict.
 
     Attributes:
         recipe: what is predicted, and how.
@@ -149,7 +148,7 @@ class Predictor:
         backend: BackendChoice = "auto",
         lazily: bool = False,
     ) -> None:
-        self.folder = Path(folder).expanduser()
+        self.folder, self._lazily = Path(folder).expanduser(), lazily
         self.recipe = read_recipe(self.folder)
         checkpoint = self._checkpoint(None if model is None else fspath(model))
         hardware = self._hardware(device, precision, backend)
@@ -248,6 +247,7 @@ class Predictor:
 
     def outputs(self, sequences: Iterable[str], *, long: Long | None = None) -> list[Array]:
         """What the head gives for each protein: [1, C], or of residues [L_i, C]; logits of classes, or numbers."""
+        self._whole()
         recipe = self.recipe
         asked = recipe.long if long is None else long
         asked = "error" if asked == "skip" else asked
@@ -258,12 +258,17 @@ class Predictor:
 
     def of_embedded(self, found: Embedded) -> Array:
         """Outputs [N, C] or [R, C] of embeddings from the main job, with one layer."""
+        self._whole()
         if found.protein is not None:
             return self.apply(found.protein[:, 0], None)
         assert found.residue is not None
         ends = np.cumsum(found.rows)[:-1]
         outputs = self.of_residues(np.split(found.residue[:, 0], ends))
         return np.concatenate([*outputs, np.zeros((0, self.head.outputs), np.float32)])
+
+    def _whole(self) -> None:
+        if self._lazily:
+            raise ModelError(f"{self.folder}: loaded to plan with, without its weights; load it again to predict")
 
     def of_residues(self, proteins: Sequence[Array]) -> list[Array]:
         """Outputs of each protein's residues, so many proteins at once as memory should hold."""

@@ -22,7 +22,7 @@ class Joined:
     """A worker is ready.
 
     Attributes:
-        worker: its name; no other worker of the run has it, nor had it.
+        worker: its name; who takes the place of one that is gone has the same.
         device: the kind of processor it computes on, in words.
     """
 
@@ -62,12 +62,14 @@ class Left:
         why: in words, without addresses.
         blames: whether its shard may be to blame; a full disk or a machine that was taken away is no shard's fault.
         again: whether another may do better in its place; on a full disk none would.
+        unwritten: whether it went because it could not write.
     """
 
     worker: str
     why: str
     blames: bool = True
     again: bool = True
+    unwritten: bool = False
 
 
 Event = Joined | Computed | Finished | Failed | Left

@@ -19,6 +19,8 @@ from aminoglot.errors import JobError
 from aminoglot.jobs.storage import explained
 
 SUFFIX = ".aminoglot"
+UNFINISHED = ".shard-*.partial"
+"""What workers leave that are killed while they write; see :func:`aminoglot.jobs.storage.write_whole`."""
 _ATTEMPTS = 100
 """How often a folder that another run takes away is made again; some file systems refuse every time."""
 
@@ -129,6 +131,8 @@ class JobFolder:
             lock.release()
         try:
             self._refuse_slices()
+            for unfinished in self.path.glob(UNFINISHED):
+                unfinished.unlink(missing_ok=True)
             yield
         finally:
             if not self.planned:  # nothing in it is worth keeping

@@ -14,13 +14,12 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from aminoglot.errors import DiskFullError, JobError, OutputError, plural
+from aminoglot.errors import JobError, plural
 from aminoglot.jobs.crew import Computed, Event, Failed, Finished, Joined, Left, MakeTask
 from aminoglot.jobs.folder import JobFolder
-from aminoglot.jobs.worker import ShardWorker, said
+from aminoglot.jobs.seats import Seat
+from aminoglot.jobs.worker import ShardWorker, said, trouble
 
-STARTS = 3
-"""How often in a row a worker may end while none becomes ready, until its place stays empty."""
 PATIENCE = 1800.0
 """Seconds without a word after which a worker counts as hung, and is killed."""
 _TELL_EVERY = 0.2
@@ -44,16 +43,12 @@ class Place:
 
 
 @dataclass
-class _Seat:
-    """A place, and who is there."""
+class _Seat(Seat):
+    """One on some cores, or on a GPU."""
 
-    place: Place
-    number: int
+    place: Place = field(kw_only=True)
     process: BaseProcess | None = None
     connection: Connection | None = None
-    worker: str = ""
-    started: int = 0
-    failed_starts: int = 0
     heard: float = field(default_factory=time.monotonic)
     waited_for: bool = True
 
@@ -70,7 +65,7 @@ class Processes:
 
     def __init__(self, folder: JobFolder, make: MakeTask, places: Sequence[Place], patience: float = PATIENCE) -> None:
         self._folder, self._make, self._patience = folder, make, patience
-        self._seats = [_Seat(place, number) for number, place in enumerate(places, 1)]
+        self._seats = [_Seat(number, place=place) for number, place in enumerate(places, 1)]
         self._context = get_context("spawn")
         self._last_why = "none was started"
 
@@ -112,9 +107,6 @@ class Processes:
         return found
 
     def _start(self, seat: _Seat) -> None:
-        seat.started += 1
-        again = f", started {seat.started} times" if seat.started > 1 else ""
-        seat.worker = f"worker {seat.number}{again}"
         seat.connection, theirs = self._context.Pipe()
         seat.process = self._context.Process(
             target=_serve, args=(theirs, seat.worker, self._folder, self._make, seat.place), daemon=True
@@ -132,8 +124,9 @@ class Processes:
         seat.heard = time.monotonic()
         seat.waited_for = not isinstance(event, Joined | Finished | Failed)
         if isinstance(event, Joined):
-            for any_seat in self._seats:  # one can begin, so who could not before may yet
-                any_seat.failed_starts = 0
+            seat.began(self._seats)
+        if isinstance(event, Finished):
+            seat.finished()
         if isinstance(event, Left):
             return [self._gone(seat, event)]
         return [event]
@@ -158,9 +151,8 @@ class Processes:
             seat.process.kill()
             seat.process.join()
         seat.connection = seat.process = None
-        seat.worker, self._last_why = "", event.why
-        seat.failed_starts += 1
-        if event.again and seat.failed_starts < STARTS:
+        self._last_why = event.why
+        if seat.left(event):
             self._start(seat)
         return event
 
@@ -188,7 +180,7 @@ def _serve(connection: Connection, worker: str, folder: JobFolder, make: MakeTas
 
 
 def _work(teller: _Teller, worker: str, given: queue.SimpleQueue[int], begin: Callable[[], ShardWorker]) -> None:
-    """Compute what is given, until the disk is full; ends with the process otherwise."""
+    """Compute what is given, until the worker had better go; ends with the process otherwise."""
     try:
         shards = begin()
     except Exception as error:
@@ -199,11 +191,11 @@ def _work(teller: _Teller, worker: str, given: queue.SimpleQueue[int], begin: Ca
         shard = given.get()
         try:
             entry = shards.compute(shard, teller.done)
-        except OutputError as error:
-            teller.tell(Left(worker, str(error), blames=False, again=not isinstance(error, DiskFullError)))
-            return
         except Exception as error:
-            teller.tell(Failed(worker, said(error)))
+            event = trouble(worker, error)
+            teller.tell(event)
+            if isinstance(event, Left):
+                return
         else:
             teller.tell(Finished(worker, entry))
 

@@ -19,12 +19,13 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from aminoglot.errors import DependencyError, DiskFullError, JobError, OutputError, reason
+from aminoglot.errors import DependencyError, InputError, JobError, reason
 from aminoglot.jobs.crew import Computed, Event, Failed, Finished, Joined, Left, MakeTask
 from aminoglot.jobs.folder import JobFolder
 from aminoglot.jobs.manifest import Entry
-from aminoglot.jobs.processes import PATIENCE, STARTS
-from aminoglot.jobs.worker import ShardWorker, said
+from aminoglot.jobs.processes import PATIENCE
+from aminoglot.jobs.seats import Seat
+from aminoglot.jobs.worker import ShardWorker, trouble, without_addresses
 
 _WAIT = 1.0
 _KNOCK = 15.0
@@ -33,6 +34,8 @@ _TELL_EVERY = 2.0
 """Seconds between what an actor says of a shard it is at."""
 _begun: str | None = None
 """The cluster that this process is a driver of by our doing."""
+_has_had_its_own = False
+"""Whether Ray was set up in this process for a cluster of our own; it reads that once."""
 _OBJECTS = 100_000_000
 """Bytes that a cluster of our own sets aside for what its actors pass on, which is next to nothing."""
 _SETTINGS = {
@@ -60,21 +63,19 @@ class Resources:
 
 
 @dataclass
-class _Seat:
-    """A worker that is wanted, and the actor that is to be it.
+class _Seat(Seat):
+    """One that Ray is asked to fill.
 
     Attributes:
-        asked: what Ray was asked for: to begin, or to compute, which answers more than once; None while nothing is.
-        failed_starts: how often in a row it ended while no worker of the crew became ready.
+        actor: its worker.
+        asked: what Ray was asked for last; a shard answers more than once. None while nothing is asked.
+        placed: whether Ray has found room for it.
+        since: when it was asked, or last said something.
     """
 
-    number: int
-    worker: str = ""
     actor: Any = None
     asked: Any = None
-    ready: bool = False
-    started: int = 0
-    failed_starts: int = 0
+    placed: bool = False
     since: float = field(default_factory=time.monotonic)
 
 
@@ -134,11 +135,8 @@ class RayCrew:
         return found
 
     def _start(self, seat: _Seat) -> None:
-        seat.started += 1
-        again = f", started {seat.started} times" if seat.started > 1 else ""
-        seat.worker, seat.ready = f"worker {seat.number}{again}", False
         seat.actor = self._actor.remote(self._folder, self._make, self._each.device)
-        seat.asked, seat.since = seat.actor.device.remote(), time.monotonic()
+        seat.asked, seat.since, seat.placed = seat.actor.here.remote(), time.monotonic(), False
 
     def _heard(self, seat: _Seat) -> list[Event]:
         """What came of what a worker was asked."""
@@ -146,28 +144,25 @@ class RayCrew:
         try:
             answer = self._ray.get(next(asked) if seat.ready else asked)
         except self._ray.exceptions.RayTaskError as error:
-            return [self._trouble(seat, error.cause)]
+            event = trouble(seat.worker, error.cause)
+            if seat.ready and isinstance(event, Failed):
+                return [event]
+            return [self._gone(seat, event if isinstance(event, Left) else Left(seat.worker, event.why))]
         except self._ray.exceptions.RayError as error:
             why, blames = self._lost(error)
             return [self._gone(seat, Left(seat.worker, why, blames))]
+        if not seat.placed:
+            seat.asked, seat.since, seat.placed = seat.actor.device.remote(), time.monotonic(), True
+            return []
         if not seat.ready:
-            seat.ready = True
-            for any_seat in self._seats:  # one can begin, so who could not before may yet
-                any_seat.failed_starts = 0
+            seat.began(self._seats)
             return [Joined(seat.worker, answer)]
         residues, entry = answer
         if entry is not None:
+            seat.finished()
             return [Computed(seat.worker, residues), Finished(seat.worker, entry)]
         seat.asked, seat.since = asked, time.monotonic()  # there is more to come
         return [Computed(seat.worker, residues)]
-
-    def _trouble(self, seat: _Seat, cause: Exception) -> Event:
-        if isinstance(cause, OutputError):
-            again = not isinstance(cause, DiskFullError)
-            return self._gone(seat, Left(seat.worker, str(cause), blames=False, again=again))
-        if not seat.ready:
-            return self._gone(seat, Left(seat.worker, said(cause)))
-        return Failed(seat.worker, said(cause))
 
     def _lost(self, error: Any) -> tuple[str, bool]:
         """Why a worker is gone, in our own words, for Ray's name addresses; and whether its shard may be to blame."""
@@ -183,7 +178,7 @@ class RayCrew:
         return "its process ended; where memory is short, the system does that", True
 
     def _hung(self) -> list[Event]:
-        """Workers that compute and say nothing. Those that are not placed may wait, as long as there is any other.
+        """Workers that say nothing. Those that Ray has no room for may wait, as long as there is any other.
 
         Raises:
             JobError: when there was none for too long.
@@ -192,25 +187,23 @@ class RayCrew:
         if now - self._looked < _WAIT:
             return []
         self._looked = now
-        if any(seat.ready for seat in self._seats):
+        if any(seat.placed for seat in self._seats):
             self._anyone = now
         elif now - self._anyone > self._patience:
             raise JobError(
-                f"no worker was ready for {self._patience:,.0f} seconds, and the cluster makes no room for one; "
+                f"the cluster has had room for no worker for {self._patience:,.0f} seconds; "
                 f"the last that was gone: {self._last_why}"
             )
         return [
             self._gone(seat, Left(seat.worker, f"not a word from it in {now - seat.since:,.0f} seconds"))
             for seat in self._seats
-            if seat.asked is not None and seat.ready and now - seat.since > self._patience
+            if seat.asked is not None and seat.placed and now - seat.since > self._patience
         ]
 
     def _gone(self, seat: _Seat, event: Left) -> Left:
         self._kill(seat)
-        self._last_why = event.why
-        seat.worker, seat.ready = "", False
-        seat.failed_starts += 1
-        if event.again and seat.failed_starts < STARTS:
+        self._last_why, seat.placed = event.why, False
+        if seat.left(event):
             self._start(seat)
         return event
 
@@ -225,6 +218,9 @@ class _Actor:
 
     def __init__(self, folder: JobFolder, make: MakeTask, device: str) -> None:
         self._asked, self._stay = (folder, make, device), ExitStack()
+
+    def here(self) -> None:
+        """Say that there was room."""
 
     def device(self) -> str:
         """Begin, which may fail; in what an actor is made of Ray would hide why."""
@@ -255,13 +251,21 @@ def connect(address: str) -> Any:
     """Be a driver of the cluster, until :func:`leave`; of one on this machine without a dashboard, which is a server.
 
     Raises:
-        JobError: when there is no such cluster.
+        InputError: for an address of Ray's client.
+        JobError: when there is no such cluster, or this process was set up for another.
         DependencyError: without ray.
     """
-    global _begun
+    global _begun, _has_had_its_own
     if address == _begun:
         return ray()
-    if "ray" in sys.modules and address == "local":
+    if address.startswith("ray://"):
+        raise InputError(
+            "--ray: Ray's client (ray://...) does not tell how far a shard is; run aminoglot on a machine of the "
+            "cluster, with the address that `ray start` named, or with auto"
+        )
+    if _has_had_its_own and address != "local":
+        raise JobError("this process has had a Ray cluster of its own; go to another in a new process")
+    if "ray" in sys.modules and address == "local" and not _has_had_its_own:
         raise JobError(
             "Ray is in use in this process already, so that its ports cannot be kept to this machine: run aminoglot "
             "in a process of its own, or give the address of your cluster instead of local"
@@ -270,6 +274,7 @@ def connect(address: str) -> Any:
         settings = _SETTINGS | (_OF_OUR_OWN | {"RAY_AUTH_TOKEN": secrets.token_hex(32)} if address == "local" else {})
         for name, value in settings.items():
             os.environ.setdefault(name, value)
+        _has_had_its_own = address == "local"
     found = ray()
     if found.is_initialized():  # by whoever called us; it is theirs to end
         return found
@@ -288,7 +293,7 @@ def connect(address: str) -> Any:
             found.init(address=address, **asked)
     except ConnectionError:
         raise JobError("no Ray cluster answers where --ray says") from None
-    except (RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError, found.exceptions.RayError) as error:
         said = cleaned(error).replace(address, "...")
         raise JobError(f"no Ray cluster answers where --ray says: {said}") from None
     _begun = address
@@ -343,4 +348,4 @@ def cleaned(error: BaseException) -> str:
     """The last line of what Ray or Python says, which names the cause, without colours and addresses."""
     lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines() if line.strip()]
     said = lines[-1] if lines else type(error).__name__
-    return re.sub(r"(ipv[46]:)?(\b\d{1,3}(\.\d{1,3}){3}\b|\[[0-9a-fA-F:]+\])(:\d+)?", "...", said)[:200]
+    return without_addresses(said)[:200]
