@@ -111,6 +111,8 @@ def make(provenance: Mapping[str, Any], device: str) -> tuple[Task, str]:
         raise JobError("another version here")
     if loading == "killed" and (provenance.get("always") or once(Path(provenance["marks"]) / "loading")):
         os.kill(os.getpid(), signal.SIGKILL)
+    if loading == "hangs" and once(Path(provenance["marks"]) / "loading"):
+        time.sleep(3600)
     if provenance.get("late") == device:
         come_late(Path(provenance["marks"]))
     if provenance.get("together") and not once(Path(provenance["marks"]) / "first"):

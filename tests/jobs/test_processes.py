@@ -106,6 +106,13 @@ def test_a_worker_killed_while_it_loads(tmp_path: Path) -> None:
     whole(job)
 
 
+def test_a_worker_that_hangs_while_it_loads(tmp_path: Path) -> None:
+    job = planned(tmp_path, loading="hangs")
+    notes, _ = driven(job, (Place("one"),), patience=8.0)
+    whole(job)
+    assert any("not a word" in note for note in notes)
+
+
 @pytest.mark.parametrize(("loading", "said"), [("killed", "SIGKILL"), ("refuses", "another version here")])
 def test_no_worker_can_load(loading: str, said: str, tmp_path: Path) -> None:
     started = time.monotonic()

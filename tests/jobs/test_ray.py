@@ -110,6 +110,14 @@ def test_a_worker_that_hangs(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("two_nodes")
+def test_a_worker_that_hangs_while_it_loads(tmp_path: Path) -> None:
+    job = planned(tmp_path, loading="hangs")
+    notes = driven(job, count=1, patience=12.0)
+    whole(job)
+    assert any("not a word" in note for note in notes)
+
+
+@pytest.mark.usefixtures("two_nodes")
 def test_no_address_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Workers are killed; neither we nor Ray name their machines, once Ray was told not to."""
     quiet()
