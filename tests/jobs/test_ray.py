@@ -145,7 +145,7 @@ def test_no_worker_can_load(tmp_path: Path) -> None:
 
 def test_a_machine_is_lost(cluster: Any, two_nodes: list[Any], tmp_path: Path) -> None:
     """Its raylet is killed in the middle; the other machine computes what it had."""
-    job = planned(tmp_path, takes=0.3)
+    job = planned(tmp_path, takes=0.3, together=True)
     lost: list[float] = []
 
     def done(_: int) -> None:
