@@ -267,6 +267,7 @@ def main() -> None:
     print(
         f"{'crew':10}{'workers':>7}{'a shard':>10}{'for a core':>11}{'':10}{'thread':>8}{'process':>9}{'':11}first, all"
     )
+    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "load_before": os.getloadavg()[0]}
     rows = []
     for kind in options.crews:
         command = [sys.executable, __file__, "--one", kind, "--shards", str(options.shards)]
@@ -286,7 +287,6 @@ def main() -> None:
             f"to decide, with {count:,} workers: {spent['all']:.0f} us a shard, {spent['idle']:.0f} to see who is idle"
         )
     if options.json:
-        machine = {"cores": os.cpu_count(), "python": platform.python_version(), "load": os.getloadavg()[0]}
         options.json.write_text(json.dumps({"machine": machine, "rows": rows, "microseconds": micro}, indent=1) + "\n")
 
 

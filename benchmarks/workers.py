@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -55,6 +57,7 @@ def main() -> None:
     every = proteins(asked.fasta)
     taken = {count: every[:: len(every) // count][:count] for count in (asked.few, asked.many)}
     residues = {count: sum(len(sequence) for _, sequence in found) for count, found in taken.items()}
+    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "load_before": os.getloadavg()[0]}
     seconds: dict[tuple[str, int], list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for count, found in taken.items():
@@ -83,7 +86,9 @@ def main() -> None:
     if asked.json:
         raw = {f"{mode}, {count}": took for (mode, count), took in seconds.items()}
         asked.json.write_text(
-            json.dumps({"model": asked.model, "rows": rows, "residues": residues, "raw": raw}, indent=1)
+            json.dumps(
+                {"model": asked.model, "machine": machine, "rows": rows, "residues": residues, "raw": raw}, indent=1
+            )
         )
 
 
