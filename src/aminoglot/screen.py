@@ -106,10 +106,9 @@ class _Lines:
         elif now - self._last > _LINE_EVERY and now > self._first[0]:
             self._last = now
             rate = (self._made - self._first[1]) / (now - self._first[0])
-            left = (self._total - self._made) / max(rate, 1e-9)
-            self._screen.say(
-                f"{self._what}: {self._made:,} of {self._total:,} {self._unit}, {_rate(rate)}/s, {duration(left)} left"
-            )
+            # there is none where as much was undone, for a worker died, as was done since
+            left = f", {_rate(rate)}/s, {duration((self._total - self._made) / rate)} left" if rate > 0 else ""
+            self._screen.say(f"{self._what}: {self._made:,} of {self._total:,} {self._unit}{left}")
 
 
 def _rate(rate: float) -> str:
