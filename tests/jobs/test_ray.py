@@ -182,9 +182,11 @@ def test_a_machine_that_joins_late(cluster: Any, tmp_path: Path) -> None:
 
 def test_a_cluster_without_room(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its only machine takes no work: nobody waits for ever, neither before the job is planned nor after."""
+    said: list[str] = []
     monkeypatch.setattr(embedding_cluster, "_PATIENCE", 3.0)
     with pytest.raises(JobError, match="made no room for a worker of 1 core in 3 seconds"):
-        embedding_cluster.survey(Options(ray=cluster.address, workers=1))
+        embedding_cluster.survey(Options(ray=cluster.address, workers=1), said.append)
+    assert "no room for a worker now" in said[0]
     with pytest.raises(JobError, match="has had room for no worker for 3 seconds"):
         driven(planned(tmp_path), count=1, patience=3.0)
 

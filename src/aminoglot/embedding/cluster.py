@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,16 +27,19 @@ class Cluster:
         hardware: of a worker, as one of them chose it.
         each: what a worker takes.
         count: of workers.
+        room: for how many there is room now; the others wait.
     """
 
     address: str
     hardware: Hardware
     each: Resources
     count: int
+    room: int
 
     def __str__(self) -> str:
         takes = f"{plural(self.each.cores, 'core')}{' and a GPU' if self.each.gpus else ''}"
-        return f"{plural(self.count, 'worker')} on Ray, each with {takes}"
+        wait = f"; there is room for {self.room:,} now, others wait for it" if self.room < self.count else ""
+        return f"{plural(self.count, 'worker')} on Ray, each with {takes}{wait}"
 
 
 @contextmanager
@@ -48,8 +51,12 @@ def on_ray() -> Iterator[None]:
         leave()
 
 
-def survey(options: Options) -> Cluster:
+def survey(options: Options, note: Callable[[str], None]) -> Cluster:
     """Connect, and let one worker say what it would compute on: this machine may have no such processor.
+
+    Args:
+        options: of the job.
+        note: told when that must wait for room.
 
     Raises:
         InputError: for a device that a cluster does not deal in, or workers that it has no room for.
@@ -67,7 +74,9 @@ def survey(options: Options) -> Cluster:
     count = options.workers if isinstance(options.workers, int) else room
     if options.ray == "local" and count > room:
         raise InputError(f"--workers {count}: this machine has room for {room}")
-    return Cluster(options.ray, _asked(ray, options, each), each, count)
+    if not room:
+        note(f"the cluster has no room for a worker now; it is waited for, {_PATIENCE / 60:.0f} minutes at most")
+    return Cluster(options.ray, _asked(ray, options, each), each, count, room)
 
 
 def _dealt(machines: list[dict[str, float]], options: Options) -> tuple[Resources, int]:

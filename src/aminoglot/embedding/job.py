@@ -176,7 +176,7 @@ class _Job:
 
     def _task(self, lazily: bool) -> EmbeddingTask:
         if self.options.ray is not None:
-            self.cluster = survey(self.options)
+            self.cluster = survey(self.options, self.report.note)
         task = task_of(self.options, self.report.note, lazily, self.cluster.hardware if self.cluster else None)
         if self.options.workers is not None and self.cluster is None:
             places(self.options.workers, self.options.device, task.model)  # refuses before anything is planned

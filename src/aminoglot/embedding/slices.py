@@ -26,7 +26,7 @@ def compute_slice(folder: JobFolder, options: Options, report: Report) -> None:
     assert options.shard is not None
     part = Slice.parse(options.shard)
     planned(folder)
-    cluster = survey(options) if options.ray is not None else None
+    cluster = survey(options, report.note) if options.ray is not None else None
     task = task_of(options, report.note, options.by_workers, cluster.hardware if cluster else None)
     with part.locked(folder):
         plan = read_plan(folder, whole=False)

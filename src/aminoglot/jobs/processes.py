@@ -97,7 +97,7 @@ class Processes:
     def events(self) -> Sequence[Event]:
         there = {seat.connection: seat for seat in self._seats if seat.connection is not None}
         if not there:
-            raise JobError(f"no worker is left: {self._last_why}")
+            raise JobError(f"no worker is left: {self._last_why}\nWhat is done is kept: run the same command again")
         found: list[Event] = []
         while not found:
             for ready in wait(list(there), timeout=1.0):

@@ -125,7 +125,7 @@ class RayCrew:
         while not found:
             waiting = {seat.asked: seat for seat in self._seats if seat.asked is not None}
             if not waiting:
-                raise JobError(f"no worker is left: {self._last_why}")
+                raise JobError(f"no worker is left: {self._last_why}\nWhat is done is kept: run the same command again")
             ready, rest = self._ray.wait(list(waiting), num_returns=1, timeout=_WAIT)
             if ready and rest:  # looking through many is the dear part: take all that answered
                 ready += self._ray.wait(rest, num_returns=len(rest), timeout=0)[0]
