@@ -7,8 +7,8 @@
 Lengths are drawn from a FASTA and cut into shards by the job's own planner; which worker computes which shard, what is
 tried again and what is set aside is decided by the job's own dispatch. A worker's rate is measured here, by one
 process, or given; --gpu cuts shards as for a GPU. A worker that dies loses what it had computed of its shard, and its
-place computes nothing until another worker has loaded the model; after three deaths in a row without one being ready
-the place stays empty, as in the job. The driver is one queue: it answers one worker at a time.
+place computes nothing until another worker has loaded the model; after three deaths in a row while no worker became
+ready the place stays empty, as in the job. The driver is one queue: it answers one worker at a time.
 
 Printed, for each number of workers and each mean time between failures of one worker: deaths, hours, hours of as many
 workers that never fail, load or wait, worker-hours lost in percent of all worked (progress thrown away, and loading

@@ -67,13 +67,13 @@ def driven(job: Plan, count: int = 2, patience: float = 60.0, done: Any = lambda
 @pytest.mark.usefixtures("two_nodes")
 @pytest.mark.parametrize("trouble", [None, "killed", "memory", "value"])
 def test_the_same_to_the_byte(trouble: str | None, tmp_path: Path) -> None:
-    job = planned(tmp_path, trouble=trouble, takes=0.02)
+    job = planned(tmp_path, trouble=trouble, takes=0.2)
     computed: list[int] = []
     notes = driven(job, done=computed.append)
     whole(job)
     same_as_one_process(job, tmp_path)
     assert sum(computed) == sum(len(text) for shard in range(job.shards) for text in job.sequences(shard))
-    assert bool([note for note in notes if "was slow" not in note]) == bool(trouble), notes
+    assert bool(notes) == bool(trouble), notes
 
 
 @pytest.mark.usefixtures("two_nodes")
@@ -104,7 +104,7 @@ def test_a_worker_that_hangs(tmp_path: Path) -> None:
     job = planned(tmp_path, trouble="hangs")
     started = time.monotonic()
     notes = driven(job, patience=12.0)
-    assert time.monotonic() - started < 90
+    assert time.monotonic() - started < 60
     whole(job)
     assert any("not a word" in note for note in notes)
 
